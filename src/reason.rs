@@ -58,6 +58,16 @@ pub enum Reason {
     InvalidGrant,
     /// The password is correct, but a code is also required.
     CodeRequired,
+    /// A login at a provider took too long, or began in another browser.
+    LoginExpired,
+    /// The person does not have what `require` of the provider's section requires.
+    LoginNotAllowed,
+    /// The provider sent a link in place of the person's groups.
+    GroupsOverage,
+    /// The route, or the built-in issuer, requires another way of logging in.
+    LoginMethod,
+    /// The route requires a stronger or a more recent login.
+    StepUpRequired,
     /// A role is missing.
     RoleMissing,
     /// A scope is missing.
@@ -110,7 +120,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for the reference and its test.
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 54] = [
         Self::Public,
         Self::Anonymous,
         Self::Authenticated,
@@ -136,6 +146,11 @@ impl Reason {
         Self::LoginFailed,
         Self::InvalidGrant,
         Self::CodeRequired,
+        Self::LoginExpired,
+        Self::LoginNotAllowed,
+        Self::GroupsOverage,
+        Self::LoginMethod,
+        Self::StepUpRequired,
         Self::RoleMissing,
         Self::ScopeMissing,
         Self::ClaimMismatch,
@@ -190,6 +205,11 @@ impl Reason {
             Self::LoginFailed => "login_failed",
             Self::InvalidGrant => "invalid_grant",
             Self::CodeRequired => "code_required",
+            Self::LoginExpired => "login_expired",
+            Self::LoginNotAllowed => "login_not_allowed",
+            Self::GroupsOverage => "groups_overage",
+            Self::LoginMethod => "login_method",
+            Self::StepUpRequired => "step_up_required",
             Self::RoleMissing => "role_missing",
             Self::ScopeMissing => "scope_missing",
             Self::ClaimMismatch => "claim_mismatch",
@@ -228,7 +248,8 @@ impl Reason {
             | Self::CredentialsMalformed
             | Self::CredentialsAmbiguous
             | Self::RequestInvalid
-            | Self::LinkInvalid => StatusCode::BAD_REQUEST,
+            | Self::LinkInvalid
+            | Self::LoginExpired => StatusCode::BAD_REQUEST,
             Self::CredentialsMissing
             | Self::TokenMalformed
             | Self::TokenAlgorithm
@@ -243,8 +264,12 @@ impl Reason {
             | Self::TokenRevoked
             | Self::LoginFailed
             | Self::InvalidGrant
-            | Self::CodeRequired => StatusCode::UNAUTHORIZED,
-            Self::RoleMissing
+            | Self::CodeRequired
+            | Self::StepUpRequired => StatusCode::UNAUTHORIZED,
+            Self::LoginNotAllowed
+            | Self::GroupsOverage
+            | Self::LoginMethod
+            | Self::RoleMissing
             | Self::ScopeMissing
             | Self::ClaimMismatch
             | Self::IssuerNotAllowed

@@ -424,7 +424,7 @@ fn the_default_file_names_every_key() {
     for line in text.lines().map(|line| line.strip_prefix("# ").unwrap_or(line)) {
         if line.starts_with('[') {
             let title = line.split_once(" #").map_or(line, |(title, _)| title).trim();
-            let named = ["issuer", "limit", "upstream"]
+            let named = ["issuer", "limit", "upstream", "identity.login"]
                 .into_iter()
                 .find(|kind| title.starts_with(&format!("[{kind}.")));
             section = named.map_or_else(|| title.to_owned(), |kind| format!("[{kind}.NAME]"));
@@ -537,6 +537,13 @@ fn section_keys(schema: &Value, definition: &str, section: &str, keys: &mut Vec<
         let sections = ["[server.tls]", "[server.limits]", "[identity.brand]"].map(str::to_owned);
         let own = format!("[{}.{name}]", section.trim_matches(['[', ']']));
         let is_section = below.is_some() && sections.contains(&own);
+        let many = named(property).filter(|many| {
+            schema["$defs"][many]["properties"].is_object() && section == "[identity]"
+        });
+        if let Some(many) = many {
+            let own = format!("[identity.{name}.NAME]");
+            section_keys(schema, &many, &own, keys);
+        }
         let heading = if is_section { own.clone() } else { section.to_owned() };
         keys.push(Key {
             section: heading,

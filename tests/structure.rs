@@ -13,9 +13,14 @@ use std::sync::LazyLock;
 use proc_macro2::{Delimiter, Span, TokenStream, TokenTree};
 
 /// Imports between modules of one layer.
-const NEIGHBOURS: [(&str, &str, &str); 3] = [
+const NEIGHBOURS: [(&str, &str, &str); 4] = [
     ("cli", "process", "`run` and `demo` are commands that serve"),
     ("redis", "token", "the keys that revoke tokens are a list of the issuer's section"),
+    (
+        "identity",
+        "keys",
+        "the keys of providers that people log in at have the same owner as others'",
+    ),
     ("identity", "revocation", "what the built-in issuer takes away is revoked with it"),
 ];
 

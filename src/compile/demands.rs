@@ -1,6 +1,7 @@
 //! What a route requires of its callers: `token_from`, `roles`, `all_roles`, `scopes`, `claims`,
 //! `issuers`.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -44,7 +45,7 @@ impl Compiler<'_> {
                 .help("write each scope as a separate item"),
             );
         }
-        let claims = self.claims(written);
+        let claims = self.claim_values(written.claims.as_ref().map(Spanned::get_ref));
         let issuers = self.route_issuers(written, issuers);
         let list = |list: &Option<Spanned<Vec<Text>>>| -> Vec<String> {
             list.iter()
@@ -103,9 +104,13 @@ impl Compiler<'_> {
         }
     }
 
-    fn claims(&mut self, written: &Written) -> Vec<(ClaimPath, Vec<value::Scalar>)> {
+    /// Claims and their accepted values.
+    pub(super) fn claim_values(
+        &mut self,
+        written: Option<&BTreeMap<Text, Spanned<Vec<value::Scalar>>>>,
+    ) -> Vec<(ClaimPath, Vec<value::Scalar>)> {
         let mut claims = Vec::new();
-        for (name, values) in written.claims.iter().flat_map(toml::Spanned::get_ref) {
+        for (name, values) in written.into_iter().flatten() {
             // A TOML key cannot be a list, so a URL, which never looks like a path, is taken as one
             // exact name.
             let exact = name.get_ref().contains("://");

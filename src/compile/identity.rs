@@ -81,6 +81,8 @@ impl Compiler<'_> {
             totp: written.totp,
             password_min_length: password_min_length?,
             mail: mail?,
+            password_login: written.password_login.as_ref().is_none_or(|flag| *flag.get_ref()),
+            providers: Vec::new(),
             languages: languages?,
             brand: Arc::new(brand?),
             compat: compat?,

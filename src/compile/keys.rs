@@ -127,7 +127,7 @@ impl Compiler<'_> {
     }
 
     /// The existing owner of exactly these keys, if there is one.
-    fn previous_keys(&self, settings: &KeySettings) -> Option<Arc<IssuerKeys>> {
+    pub(super) fn previous_keys(&self, settings: &KeySettings) -> Option<Arc<IssuerKeys>> {
         self.previous?.keys.iter().find(|owner| owner.settings() == settings).cloned()
     }
 
@@ -315,7 +315,7 @@ impl Compiler<'_> {
 
     /// The newest key set known before anything is fetched: in memory if the section was changed,
     /// or on disk.
-    fn last_good(
+    pub(super) fn last_good(
         &mut self,
         name: &Text,
         settings: &KeySettings,

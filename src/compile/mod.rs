@@ -15,6 +15,7 @@ mod hidden_login;
 mod identity;
 mod issuers;
 mod keys;
+mod logins;
 mod logouts;
 mod mail;
 mod patterns;
@@ -36,6 +37,7 @@ use crate::config::value::CreateFiles;
 use crate::config::{File, FileVersion, Loaded, Problem, Problems, Severity, Source};
 use crate::gateway::headers::{HeaderRules, OwnedNames};
 use crate::gateway::snapshot::{ConnectionLimits, Snapshot, StartSettings};
+use crate::identity::Policy;
 use crate::telemetry::metrics::Metrics;
 
 /// The context in which a file is compiled.
@@ -138,8 +140,11 @@ impl Compiler<'_> {
         let token_names = self.token_names();
         let identity = self.identity(&token_names);
         let folder = self.lasting_folder(start.as_ref());
+        let providers = self.logins(&folder);
         let (issuers, keys) = self.issuers(identity.as_ref(), &folder);
         let issuers = self.accept_certificates(issuers, tls.as_deref());
+        let keys = keys.and(providers.iter().map(|provider| Arc::clone(provider.keys())));
+        let identity = identity.map(|policy| Policy { providers, ..policy });
         let counters = self.limits();
         let upstreams = self.upstreams(start.as_ref().map_or(1, |start| start.workers));
         let (routes, identity_names) = self.routes(&issuers, &counters, &upstreams);

@@ -1,10 +1,13 @@
 //! `[identity]` as it is written: the built-in issuer.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::file::Text;
+use super::login::Login;
 use super::value::SecretRef;
 
 /// The name of the built-in issuer in the list of issuers.
@@ -69,6 +72,13 @@ pub struct Identity {
     /// clients of an application with Express: `accessToken`, `refreshToken`, and refusals as `{error, reason}`.
     #[schemars(with = "Option<String>")]
     pub compat: Option<Text>,
+    /// Let people log in with a password. false: only at the providers of `[identity.login.NAME]`;
+    /// with one of them, the login page leads straight there. Default true.
+    #[schemars(with = "Option<bool>")]
+    pub password_login: Option<Spanned<bool>>,
+    /// The OpenID providers that people log in at, by a name of your choice.
+    #[schemars(with = "BTreeMap<String, Login>")]
+    pub login: BTreeMap<Text, Login>,
     /// How mail is sent. Absent: no mail is sent, and passwords cannot be reset by mail.
     #[schemars(with = "Option<Mail>")]
     pub mail: Option<Spanned<Mail>>,

@@ -7,6 +7,7 @@
 pub mod file;
 mod foreign;
 pub mod identity;
+pub mod login;
 mod mask;
 pub mod problem;
 mod shape;

@@ -191,6 +191,7 @@ pub(super) fn for_client(
         retry_after: refusal.retry_after(),
         enrolment: refusal.enrolment(),
         ticket: refusal.ticket(),
+        back: refusal.back(),
     };
     let page = pages::refused(asked, &why, policy, mount);
     Refusal::Page { page, refusal: Box::new(refusal) }

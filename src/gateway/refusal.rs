@@ -253,7 +253,15 @@ impl Refusal {
     /// What the page that asks for the code of a login needs.
     pub(super) fn ticket(&self) -> Option<&Ticket> {
         match self {
-            Self::Identity(refused) => refused.ticket.as_ref(),
+            Self::Identity(refused) => refused.ticket.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Where the person was going, if the request does not say.
+    pub(super) fn back(&self) -> Option<&str> {
+        match self {
+            Self::Identity(refused) => refused.back.as_deref(),
             _ => None,
         }
     }
@@ -453,6 +461,9 @@ fn challenge(reason: Reason) -> Option<&'static str> {
         ) => "Bearer realm=\"portcullis\"",
         (Reason::CredentialsMalformed | Reason::CredentialsAmbiguous, _) => {
             "Bearer realm=\"portcullis\", error=\"invalid_request\""
+        }
+        (Reason::StepUpRequired, _) => {
+            "Bearer realm=\"portcullis\", error=\"insufficient_user_authentication\""
         }
         (_, 401) => "Bearer realm=\"portcullis\", error=\"invalid_token\"",
         (_, 403) => "Bearer realm=\"portcullis\", error=\"insufficient_scope\"",

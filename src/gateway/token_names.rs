@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderValue, header};
 use memchr::memchr;
 
 use super::scheme::Scheme;
-use crate::identity::cookie::Cookies;
+use crate::identity::cookie::{Cookies, LOGINS};
 
 /// Names of tokens outside `Authorization`.
 #[derive(Clone, Debug)]
@@ -70,11 +70,12 @@ impl TokenNames {
 
 /// The names without `token_cookie`; also ours where it names others, so that a changed file leaves
 /// no tokens to upstreams.
-const DEFAULTS: [&str; 4] = [
+const DEFAULTS: [&str; 5] = [
     "__Host-portcullis",
     "__Host-portcullis-session",
     "__Secure-portcullis",
     "__Secure-portcullis-session",
+    LOGINS,
 ];
 
 /// The name of the access cookie that is set for a domain: `__Host-` is for one host only.

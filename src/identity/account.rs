@@ -21,7 +21,7 @@ use crate::token::{Revocation, RevokedBy, Scope};
 /// All accounts.
 #[derive(Clone, Debug)]
 pub struct Accounts {
-    store: Store,
+    pub(super) store: Store,
     /// This process's list. `None` in a command: the gateway reads its changes from the store.
     revocations: Option<Arc<Revocations>>,
 }
@@ -373,7 +373,7 @@ fn revocation(id: &str, policy: &Policy, now: u64) -> Revocation {
 }
 
 impl NewAccount {
-    fn into_row(self, now: u64) -> AccountRow {
+    pub(super) fn into_row(self, now: u64) -> AccountRow {
         AccountRow {
             id: Uuid::new_v4().to_string(),
             email: self.email.as_str().to_owned(),

@@ -87,6 +87,20 @@ pub(super) fn see_other(location: &str) -> Response<Bytes> {
     response
 }
 
+/// Redirects a browser to another site.
+pub(super) fn found(location: &str) -> Response<Bytes> {
+    let mut response = see_other(location);
+    *response.status_mut() = StatusCode::FOUND;
+    response
+}
+
+/// An empty response with the status that a provider expects after a logout.
+pub(super) fn received() -> Response<Bytes> {
+    let mut response = done();
+    *response.status_mut() = StatusCode::OK;
+    response
+}
+
 /// Adds cookies to a response.
 pub(super) fn with_cookies(
     mut response: Response<Bytes>,

@@ -11,3 +11,9 @@ pub(super) fn record(event: &'static str, client: IpAddr, account: &str, reason:
     let reason = Some(reason).filter(|reason| !reason.is_empty());
     tracing::info!(target: AUDIT, { client.address = %client, account, reason }, "{event}");
 }
+
+/// Writes an event that a provider causes: about an account, the name of the provider's section, and
+/// a session.
+pub(super) fn from_provider(event: &'static str, account: &str, login: &str, sid: &str) {
+    tracing::info!(target: AUDIT, { account, login, sid }, "{event}");
+}

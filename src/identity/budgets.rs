@@ -24,6 +24,7 @@ pub struct Budgets {
     link: Arc<Limit>,
     password: Arc<Limit>,
     token: Arc<Limit>,
+    callback: Arc<Limit>,
 }
 
 impl Default for Budgets {
@@ -41,6 +42,7 @@ impl Default for Budgets {
             link: limit("identity-link", few, Count::All),
             password: limit("identity-password", several, Count::All),
             token: limit("identity-token", several, Count::All),
+            callback: limit("identity-callback", many, Count::All),
         }
     }
 }
@@ -66,6 +68,7 @@ impl Budgets {
             Budget::Refresh => &self.refresh,
             Budget::Mail => &self.mail,
             Budget::Link => &self.link,
+            Budget::Callback => &self.callback,
         };
         Some((Arc::clone(limit), limit.take_client(client)))
     }
@@ -118,14 +121,14 @@ impl Budgets {
             None => {}
         }
         lines.push(
-            "each address: 5 logins, 5 registrations, 5 mails, 5 mailed links, 10 current passwords, 10 new tokens and 60 refreshes a minute (built in)"
+            "each address: 5 logins, 5 registrations, 5 mails, 5 mailed links, 10 current passwords, 10 new tokens, 60 returns from a login provider and 60 refreshes a minute (built in)"
                 .to_owned(),
         );
         lines
     }
 
     /// Every limit.
-    pub fn all(&self) -> [&Arc<Limit>; 9] {
+    pub fn all(&self) -> [&Arc<Limit>; 10] {
         [
             &self.login,
             &self.register,
@@ -134,6 +137,7 @@ impl Budgets {
             &self.link,
             &self.password,
             &self.token,
+            &self.callback,
             &self.failures,
             &self.guesses,
         ]

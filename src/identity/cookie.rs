@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, header};
 
 use super::policy::Policy;
+use super::provider::flight::LIFETIME;
 use super::session::Keep;
 
 /// The names of the cookies. Browsers reject a cookie with the prefix `__Host-` if it could have
@@ -61,12 +62,33 @@ fn cookie(name: &str, value: &str, lifetime: Option<Duration>, policy: &Policy) 
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
+/// The name of the cookie with a browser's logins in progress at providers. With `__Host-`, no
+/// other host of the domain can plant a login of somebody else.
+pub const LOGINS: &str = "__Host-portcullis-login";
+
+/// That cookie, or its removal.
+pub fn logins(value: Option<&str>) -> HeaderValue {
+    let (value, lifetime) = value.map_or(("", 0), |value| (value, LIFETIME));
+    let text =
+        format!("{LOGINS}={value}; Path=/; Max-Age={lifetime}; HttpOnly; Secure; SameSite=Lax");
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// The value of that cookie in a request. `None` if there is none, or more than one.
+pub fn logins_in(headers: &HeaderMap) -> Option<&str> {
+    only(headers, LOGINS)
+}
+
 /// The refresh token in the cookie of a request. `None` if there is none, or more than one.
 pub fn refresh_token<'r>(headers: &'r HeaderMap, policy: &Policy) -> Option<&'r str> {
+    only(headers, &policy.cookies.session)
+}
+
+fn only<'r>(headers: &'r HeaderMap, wanted: &str) -> Option<&'r str> {
     let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
     let mut values = lines.flat_map(|line| line.split(';')).filter_map(|pair| {
         let (name, value) = pair.split_once('=')?;
-        (name.trim() == policy.cookies.session).then(|| value.trim())
+        (name.trim() == wanted).then(|| value.trim())
     });
     let value = values.next();
     if values.next().is_some() { None } else { value }

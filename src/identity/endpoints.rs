@@ -6,6 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use super::actions::{account, email, login, password, second_factor, session};
 use super::owner_endpoints;
 use super::pages::{self, Page};
+use super::provider_endpoints;
 use crate::reason::Reason;
 
 /// An endpoint.
@@ -44,6 +45,12 @@ pub enum Action {
     Login,
     /// Finishes a login with a code.
     LoginWithCode,
+    /// Begins a login at a provider.
+    Depart,
+    /// Finishes a login at a provider.
+    ComeBack,
+    /// Ends the sessions that a provider names.
+    BackchannelLogout,
     /// Exchanges a refresh token.
     Refresh,
     /// Ends the current session.
@@ -134,6 +141,8 @@ pub enum Budget {
     CurrentPassword,
     /// Personal access tokens that are made.
     Token,
+    /// Logins that come back from a provider, each of which it is asked about.
+    Callback,
 }
 
 impl Budget {
@@ -141,7 +150,7 @@ impl Budget {
     pub fn names_account(self) -> bool {
         match self {
             Self::Login | Self::Register | Self::Mail | Self::CurrentPassword => true,
-            Self::Refresh | Self::Link | Self::Token => false,
+            Self::Refresh | Self::Link | Self::Token | Self::Callback => false,
         }
     }
 }
@@ -185,10 +194,11 @@ pub fn find_endpoint(method: &str, below: &str) -> Found {
 /// `Some` if the path matches the pattern; the inner option is the value of its parameter.
 #[expect(clippy::option_option, reason = "outer: it matches; inner: its parameter, if it has one")]
 fn matches<'p>(pattern: &str, path: &'p str) -> Option<Option<&'p str>> {
-    match pattern.split_once('{') {
+    match pattern.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?.1)))
+    {
         None => (pattern == path).then_some(None),
-        Some((before, _)) => {
-            let parameter = path.strip_prefix(before)?;
+        Some((before, after)) => {
+            let parameter = path.strip_prefix(before)?.strip_suffix(after)?;
             (!parameter.is_empty() && !parameter.contains('/')).then_some(Some(parameter))
         }
     }
@@ -200,7 +210,11 @@ pub(super) fn schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
 
 /// All endpoints.
 pub fn all() -> impl Iterator<Item = &'static Endpoint> {
-    ENDPOINTS.iter().chain(&owner_endpoints::ENDPOINTS).chain(&pages::ENDPOINTS)
+    ENDPOINTS
+        .iter()
+        .chain(&owner_endpoints::ENDPOINTS)
+        .chain(&provider_endpoints::ENDPOINTS)
+        .chain(&pages::ENDPOINTS)
 }
 
 /// The endpoints that programs use and forms are sent to.

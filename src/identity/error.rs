@@ -5,6 +5,7 @@ use super::compat::MissingMember;
 use super::hasher::{HashError, NewPasswordError};
 use super::issue::KeysError;
 use super::outbox::EnqueueError;
+use super::provider::{NotAllowed, ProviderError};
 use super::second_factor::NotEnrolled;
 use super::session::RefreshError;
 use super::strength::RejectedPassword;
@@ -27,6 +28,26 @@ pub enum IdentityError {
     /// which.
     #[error("login failed: {0}")]
     Login(NoLogin),
+    /// A login at a provider failed.
+    #[error("{0}")]
+    Provider(Box<ProviderError>),
+    /// A login at a provider took too long, or began in another browser.
+    #[error("the login began too long ago, or in another browser")]
+    LoginExpired,
+    /// The person may not log in.
+    #[error("{0}")]
+    NotAllowed(NotAllowed),
+    /// The person has not proved who they are as the route requires.
+    #[error(
+        "the provider did not log the person in as recently, or in the way, that was asked for"
+    )]
+    StepUp,
+    /// There is no such provider.
+    #[error("there is no login with this name")]
+    NoProvider,
+    /// People do not log in with a password here.
+    #[error("`password_login` is false")]
+    NoPasswordLogin,
     /// The password is right, but a code is also required.
     #[error("a code is required in addition to the password")]
     CodeRequired,
@@ -94,12 +115,18 @@ pub enum IdentityError {
 
 impl IdentityError {
     /// The reason that the client receives.
-    pub const fn reason(&self) -> Reason {
+    pub fn reason(&self) -> Reason {
         match self {
             Self::Request(_) => Reason::RequestInvalid,
             Self::TooLarge => Reason::BodyTooLarge,
             Self::ForeignOrigin => Reason::OriginForeign,
-            Self::Login(_) => Reason::LoginFailed,
+            Self::Provider(error) if error.is_outage() => Reason::KeysUnavailable,
+            Self::Login(_) | Self::Provider(_) => Reason::LoginFailed,
+            Self::LoginExpired => Reason::LoginExpired,
+            Self::NotAllowed(NotAllowed::Claim(_)) => Reason::LoginNotAllowed,
+            Self::NotAllowed(NotAllowed::Overage(_)) => Reason::GroupsOverage,
+            Self::StepUp => Reason::StepUpRequired,
+            Self::NoPasswordLogin => Reason::LoginMethod,
             Self::CodeRequired => Reason::CodeRequired,
             Self::EmailUnverified => Reason::EmailUnverified,
             Self::RegistrationClosed => Reason::RegistrationClosed,
@@ -107,14 +134,21 @@ impl IdentityError {
             Self::Password(_) => Reason::PasswordRejected,
             Self::Grant(_) | Self::NoRefreshToken(_) => Reason::InvalidGrant,
             Self::Link | Self::AlreadyConfirmed => Reason::LinkInvalid,
-            Self::NoSession | Self::NoToken | Self::NoLogo | Self::NotOffered => {
-                Reason::RouteNotFound
-            }
+            Self::NoSession
+            | Self::NoToken
+            | Self::NoLogo
+            | Self::NotOffered
+            | Self::NoProvider => Reason::RouteNotFound,
             Self::PersonalToken => Reason::ScopeMissing,
             Self::NoCaller | Self::NothingToEnd(_) => Reason::CredentialsMissing,
             Self::Overloaded(_) | Self::MailFull(_) => Reason::Overloaded,
             Self::Store(_) | Self::Keys(_) | Self::Stopping => Reason::StoreUnavailable,
         }
+    }
+
+    /// Whether the cause is an outage, here or at a provider.
+    pub fn is_outage(&self) -> bool {
+        self.reason().status().as_u16() == 503
     }
 
     /// What the client receives besides the reason: what is wrong with its body or its new
@@ -153,6 +187,9 @@ pub enum RequestFault {
     /// Not an object, or a member of the wrong type.
     #[error("The body is not an object whose members have the types that this endpoint reads.")]
     Members,
+    /// Not a form with one valid logout token.
+    #[error("The body is not a form with one valid `logout_token` that was not received before.")]
+    LogoutToken,
     /// Not a valid address.
     #[error("`email` is not a valid e-mail address of at most 254 bytes.")]
     Email,
@@ -220,6 +257,12 @@ impl NoLogin {
             Self::Code => "wrong_code",
             Self::Expired => "too_late",
         }
+    }
+}
+
+impl From<ProviderError> for IdentityError {
+    fn from(error: ProviderError) -> Self {
+        Self::Provider(Box::new(error))
     }
 }
 

@@ -13,9 +13,10 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use super::account_of_person::has_address;
 use super::policy::{LONGEST_ACCESS_TOKEN, Policy};
 use crate::clock::Clock;
-use crate::store::{AccountRow, SigningKeyRow, Store, StoreError};
+use crate::store::{AccountRow, LoginProof, SigningKeyRow, Store, StoreError};
 use crate::token::{
     Algorithm, Algorithms, GenerateError, KeyError, KeySet, LiveKeys, MintError, Minter,
     generate_private_pem, public_jwk,
@@ -180,7 +181,7 @@ impl SigningKeys {
         &self,
         policy: &Policy,
         account: &AccountRow,
-        sid: &str,
+        (sid, proof): (&str, &LoginProof),
         issued_at: u64,
     ) -> Result<AccessToken, KeysError> {
         let now = self.clock.unix_seconds();
@@ -196,6 +197,13 @@ impl SigningKeys {
         let mut claims = claims_about(policy, account, roles, issued_at, expires_at);
         claims.insert("jti".to_owned(), json!(Uuid::new_v4().to_string()));
         claims.insert("sid".to_owned(), json!(sid));
+        claims.insert("idp".to_owned(), json!(proof.idp));
+        if !proof.acr.is_empty() {
+            claims.insert("acr".to_owned(), json!(proof.acr));
+        }
+        if proof.auth_time > 0 {
+            claims.insert("auth_time".to_owned(), json!(proof.auth_time));
+        }
         let ring = self.ring.load();
         let signer = ring
             .keys
@@ -225,7 +233,7 @@ pub(super) fn claims_about<'a>(
     set("exp", json!(expires_at));
     set("iat", json!(issued_at));
     set("roles", roles.collect());
-    if policy.includes_email {
+    if policy.includes_email && has_address(account) {
         set("email", json!(account.email));
         if policy.verify_email {
             set("email_verified", json!(account.email_verified == 1));
@@ -408,7 +416,12 @@ mod tests {
     /// `kid` and claims of a token that is minted now.
     async fn minted(keys: &SigningKeys, policy: &Policy) -> (String, Map<String, Value>) {
         let token = keys
-            .mint(policy, &account(), "s-1", keys.clock.unix_seconds() + 1)
+            .mint(
+                policy,
+                &account(),
+                ("s-1", &LoginProof::default()),
+                keys.clock.unix_seconds() + 1,
+            )
             .await
             .unwrap()
             .token;

@@ -16,6 +16,7 @@
 //! it or nothing.
 
 pub mod account;
+mod account_of_person;
 pub mod actions;
 mod answer;
 mod audit;
@@ -43,6 +44,8 @@ mod people;
 pub mod personal_tokens;
 pub mod policy;
 mod programs;
+pub mod provider;
+mod provider_endpoints;
 mod queue;
 mod renewals;
 pub mod request;
@@ -77,6 +80,7 @@ use self::outbox::Outbox;
 pub use self::outcome::Refused;
 use self::personal_tokens::PersonalTokens;
 pub use self::policy::{Policy, Registration};
+use self::provider::flight::Flights;
 use self::renewals::Renewals;
 pub use self::renewals::{NotRenewed, Renewed};
 pub use self::request::{Origin, Request};
@@ -103,6 +107,7 @@ pub struct Identity {
     second_factors: SecondFactors,
     personal_tokens: PersonalTokens,
     tickets: Tickets,
+    flights: Flights,
     outbox: Arc<Outbox>,
     budgets: Budgets,
     clock: Clock,
@@ -145,6 +150,7 @@ impl Identity {
             second_factors: SecondFactors::new(store.clone()),
             personal_tokens: PersonalTokens::new(store.clone(), Some(Arc::clone(&revocations))),
             tickets: Tickets::new(&store),
+            flights: Flights::new(store.flight_seal_key(), store.flight_secret_key().as_ref()),
             outbox: Arc::new(Outbox::new(store.clone(), clock.clone())),
             sessions: Sessions::new(SessionStore::new(store.clone(), redis), revocations),
             renewals: Renewals::default(),
@@ -198,7 +204,7 @@ impl Identity {
     }
 
     /// Follows changes that other processes make to the keys, makes the next key in time, sends
-    /// mail and deletes expired data, until the future is dropped. `policy` returns the current
+    /// mail, asks providers about sessions and deletes expired data, until the future is dropped. `policy` returns the current
     /// policy. Through `presence`, commands that make a key learn which keys this process knows.
     pub async fn tend(
         self: Arc<Self>,
@@ -207,7 +213,8 @@ impl Identity {
     ) {
         tokio::join!(
             self.look_after(&policy, presence.as_deref()),
-            Arc::clone(&self.outbox).deliver(&policy)
+            Arc::clone(&self.outbox).deliver(&policy),
+            Arc::clone(&self).recheck(&policy)
         );
     }
 
@@ -264,6 +271,8 @@ impl Identity {
     async fn clean(&self, policy: &Policy) -> Result<(), StoreError> {
         self.sessions.prune(policy, self.clock.unix_time()).await?;
         self.personal_tokens.prune(self.clock.unix_seconds()).await?;
+        let long_ago = self.clock.unix_time().saturating_sub(KEEP_ENDED).as_secs().cast_signed();
+        self.store.prune_provider_sessions(long_ago).await?;
         self.outbox.prune().await?;
         for limit in self.budgets.all() {
             limit.prune();
@@ -294,6 +303,9 @@ impl Identity {
 /// How often to check for new keys and imports. A key that another process adds is thus known here
 /// within a second, before it signs.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How long the providers' tokens of an ended session are kept.
+const KEEP_ENDED: Duration = Duration::from_mins(5);
 
 /// How often expired sessions and idle counters are deleted.
 const CLEAN_EVERY: Duration = Duration::from_mins(5);

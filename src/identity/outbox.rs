@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use super::account_of_person::has_address;
 use super::email::Email;
 use super::link::{INVITATION, LinkToken, NoRandom, Purpose};
 use super::mail::{self, Letter, Mailer};
@@ -307,6 +308,13 @@ impl Outbox {
         let Some(account) = account.filter(|account| account.disabled == 0) else {
             return Ok(None);
         };
+        // A link that sets a password would be a way past the provider.
+        let is_of_provider = account.password.is_empty()
+            && matches!(kind, MailKind::Reset | MailKind::Exists | MailKind::Verify)
+            && !self.store.issuers_of_account(&account.id).await?.is_empty();
+        if is_of_provider || !has_address(&account) {
+            return Ok(None);
+        }
         let is_taken = owner.is_some_and(|owner| owner.id != account.id);
         // Nobody has proved that the account is theirs: the owner of the address can take it over.
         let is_unproved = account.email_verified == 0;

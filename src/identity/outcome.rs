@@ -32,6 +32,12 @@ pub(super) enum Outcome {
     },
     /// A session was opened.
     LoggedIn { tokens: SessionTokens, in_cookies: bool, return_to: Option<String> },
+    /// A step of a login at a provider.
+    Step(Step),
+    /// The provider has ended sessions.
+    LoggedOutThere,
+    /// The session has ended, and the browser goes to this URL of the provider to log out there.
+    LoggedOutVia(String),
     /// A session was refreshed.
     Refreshed { tokens: SessionTokens, in_cookies: bool },
     /// The session has ended.
@@ -87,6 +93,18 @@ pub(super) enum Outcome {
     Home,
 }
 
+/// A step of a login at a provider: a redirect, whatever the client says that it accepts.
+pub(super) enum Step {
+    /// To the endpoint that leads to the only provider.
+    ToProvider(String),
+    /// To a provider, with the cookie of the browser's logins in progress.
+    Away { location: String, cookie: HeaderValue },
+    /// A session was opened for a person who comes from a provider.
+    In { tokens: SessionTokens, to: String, cookie: HeaderValue },
+    /// The browser has a session, so it goes on.
+    On { to: String, cookie: Option<HeaderValue> },
+}
+
 /// The tokens of a session.
 pub(super) struct SessionTokens {
     pub(super) access_token: String,
@@ -134,11 +152,13 @@ pub struct Refused {
     /// The second factor that still waits for its first code, to be shown again to a person.
     pub enrolment: Option<Box<Enrolment>>,
     /// With `code_required`: what the page that asks a person for the code needs.
-    pub ticket: Option<Ticket>,
+    pub ticket: Option<Box<Ticket>>,
+    /// Where the person was going, if the request itself does not say.
+    pub back: Option<Box<str>>,
 }
 
 impl<E: Into<IdentityError>> From<E> for Refused {
     fn from(error: E) -> Self {
-        Self { error: error.into(), cookies: Vec::new(), enrolment: None, ticket: None }
+        Self { error: error.into(), cookies: Vec::new(), enrolment: None, ticket: None, back: None }
     }
 }

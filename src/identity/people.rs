@@ -31,6 +31,9 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
             let done = if policy.verify_email { "verify" } else { "registered" };
             onwards(&format!("/login?done={done}"))
         }
+        Outcome::LoggedOutVia(location) => {
+            with_cookies(see_other(&location), cookie::clear(policy))
+        }
         Outcome::LoggedOut | Outcome::SessionEnded { own: true } => ended("/logout"),
         Outcome::SessionEnded { own: false } => to("/sessions?done=ended"),
         Outcome::Tokens(_) => to("/sessions#tokens"),
@@ -72,6 +75,8 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
         }
         // These have no page, or already are one.
         Outcome::Refreshed { .. }
+        | Outcome::Step(_)
+        | Outcome::LoggedOutThere
         | Outcome::Account(_)
         | Outcome::Exported(_)
         | Outcome::Overview(_)

@@ -7,6 +7,7 @@ use super::Brand;
 use super::compat::Compat;
 use super::cookie::Cookies;
 use super::mail::MailSettings;
+use super::provider::Provider;
 use super::return_to::Sites;
 use super::texts::Language;
 use crate::token::Algorithm;
@@ -46,6 +47,10 @@ pub struct Policy {
     pub password_min_length: usize,
     /// How mail is sent. `None`: no mail is sent.
     pub mail: Option<MailSettings>,
+    /// Whether people log in with a password.
+    pub password_login: bool,
+    /// The OpenID providers that people log in at, in the order of their names.
+    pub providers: Vec<Arc<Provider>>,
     /// The languages of pages and mails, at least one. The first is the default.
     pub languages: Vec<Language>,
     /// The look of the pages.
@@ -59,6 +64,11 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// The provider with this name.
+    pub fn provider(&self, name: &str) -> Option<&Arc<Provider>> {
+        self.providers.iter().find(|provider| *provider.settings().name == *name)
+    }
+
     /// Whether browsers drop the cookies of a login, because people log in without TLS and not on
     /// this machine.
     pub fn loses_logins(&self) -> bool {

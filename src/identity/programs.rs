@@ -6,12 +6,14 @@ use http::{HeaderValue, Response, StatusCode};
 use super::actions::login::Tokens;
 use super::actions::personal_token::{CreatedPersonalToken, PersonalToken, TokenList};
 use super::actions::session::{Session, SessionList};
-use super::answer::{accepted, asset, done, download, json, page, public, see_other, with_cookies};
+use super::answer::{
+    accepted, asset, done, download, found, json, page, public, received, see_other, with_cookies,
+};
 use super::compat::{Compat, ExpressTokens};
-use super::outcome::{Outcome, SessionTokens, Sessions};
+use super::outcome::{Outcome, SessionTokens, Sessions, Step};
 use super::pages::{Filled, Page, overview};
 use super::request::Request;
-use super::{Policy, cookie, pages};
+use super::{Policy, cookie, pages, return_to};
 
 /// The response for a program.
 pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Response<Bytes> {
@@ -23,7 +25,10 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
         Outcome::Registered { account, .. } => json(StatusCode::CREATED, &account),
         Outcome::LoggedIn { tokens, in_cookies, .. }
         | Outcome::Refreshed { tokens, in_cookies } => render_tokens(tokens, in_cookies, policy),
+        Outcome::Step(step) => redirect(step, policy),
+        Outcome::LoggedOutThere => received(),
         Outcome::LoggedOut
+        | Outcome::LoggedOutVia(_)
         | Outcome::LoggedOutEverywhere
         | Outcome::SessionEnded { own: true }
         | Outcome::AccountDeleted
@@ -66,6 +71,20 @@ fn login_page(filled: &Filled, request: &Request, policy: &Policy) -> Response<B
     match pages::shown_again(&request.headers, filled, policy, mount) {
         Some((sheet, forget)) => with_cookies(page(sheet), [forget]),
         None => page(pages::show(Page::Login, filled, policy, mount)),
+    }
+}
+
+fn redirect(step: Step, policy: &Policy) -> Response<Bytes> {
+    match step {
+        Step::ToProvider(path) => see_other(&path),
+        Step::Away { location, cookie } => with_cookies(found(&location), [cookie]),
+        Step::In { tokens, to, cookie } => {
+            let to = return_to::allowed(Some(&to), policy);
+            with_cookies(with_cookies(see_other(to), tokens.cookies(policy)), [cookie])
+        }
+        Step::On { to, cookie } => {
+            with_cookies(see_other(return_to::allowed(Some(&to), policy)), cookie)
+        }
     }
 }
 

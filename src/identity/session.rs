@@ -18,7 +18,9 @@ use super::device::device;
 use super::policy::Policy;
 use super::session_store::{Ended, SessionStore};
 use crate::revocation::{Revocations, written};
-use crate::store::{AccountRow, Issued, SessionRow, StaleBefore, StoreError};
+use crate::store::{
+    AccountRow, Issued, LoginProof, ProviderSessionRow, SessionRow, StaleBefore, StoreError,
+};
 use crate::token::{Revocation, RevokedBy, Scope};
 
 /// All sessions.
@@ -70,6 +72,17 @@ pub struct SessionGrant {
     pub issued_at: u64,
     /// How long a browser keeps its cookies.
     pub keep: Keep,
+    /// How the session began.
+    pub proof: LoginProof,
+}
+
+/// How a session begins.
+#[derive(Debug)]
+pub struct Began {
+    /// How the person has logged in.
+    pub proof: LoginProof,
+    /// What the provider knows about the session, if they logged in at one.
+    pub provider: Option<ProviderSessionRow>,
 }
 
 /// Why a refresh token was rejected.
@@ -103,7 +116,7 @@ impl Sessions {
     pub async fn open(
         &self,
         account: &AccountRow,
-        (device, keep): (&Device, Keep),
+        (device, keep, began): (&Device, Keep, Began),
         policy: &Policy,
         now: Duration,
     ) -> Result<Option<SessionGrant>, StoreError> {
@@ -119,7 +132,13 @@ impl Sessions {
             user_agent: device.user_agent.clone(),
             ended_at: None,
             until_closed: i16::from(keep == Keep::UntilClosed),
+            proof: began.proof,
         };
+        // Before the session: without its row, the provider would never be asked about it.
+        if let Some(row) = began.provider {
+            let row = ProviderSessionRow { session: session.id.clone(), ..row };
+            self.store.database().insert_provider_session(&row).await?;
+        }
         let issued = self.store.open(&session, stale(policy, now), &scope(policy)).await?;
         Ok(issued.map(|issued| SessionGrant::new(issued, session.id, token.encode(&self.key))))
     }
@@ -156,6 +175,7 @@ impl Sessions {
             user_agent: device.user_agent.clone(),
             ended_at: None,
             until_closed: 0,
+            proof: LoginProof::default(),
         };
         let mut issued = self.store.rotate(&used, stale, &scope(policy), seconds(now)).await?;
         let mut counter = token.counter + 1;
@@ -260,6 +280,22 @@ impl Sessions {
         RefreshToken::decode(token, &self.key).map(|token| token.session.to_string())
     }
 
+    /// The live session of a refresh token that is valid now, or was a moment ago. Nothing is
+    /// changed.
+    pub async fn live(
+        &self,
+        token: &str,
+        policy: &Policy,
+        now: Duration,
+    ) -> Result<Option<SessionRow>, StoreError> {
+        let Some(sid) = self.named_by(token) else { return Ok(None) };
+        if self.revocations.list().contains(RevokedBy::Sid, &policy.issuer, &sid) {
+            return Ok(None);
+        }
+        let session = self.store.live_session(&sid).await?;
+        Ok(session.filter(|session| !is_stale(session, stale(policy, now))))
+    }
+
     /// The account of an active session.
     pub async fn account_of(&self, sid: &str) -> Result<Option<AccountRow>, StoreError> {
         self.store.account_of(sid).await
@@ -327,6 +363,7 @@ impl SessionGrant {
             refresh_token,
             issued_at: issued.issued_at.cast_unsigned(),
             keep: if issued.until_closed { Keep::UntilClosed } else { Keep::Lasting },
+            proof: issued.proof,
         }
     }
 }
@@ -406,6 +443,15 @@ fn seconds(time: Duration) -> i64 {
 fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
+
+/// The `idp` of a session that began with a password.
+pub const PASSWORD_LOGIN: &str = "password";
+
+/// The `acr` of a session that began with a password alone. The word is that of RFC 8176.
+pub const PASSWORD_ACR: &str = "pwd";
+
+/// The `acr` of a session that began with a password and a code. The word is that of RFC 8176.
+pub const SECOND_FACTOR_ACR: &str = "mfa";
 
 /// The longest stored `User-Agent`, in characters.
 pub const LONGEST_USER_AGENT: usize = 256;
@@ -548,7 +594,11 @@ mod tests {
                     .sessions
                     .open(
                         &account,
-                        (&device(), Keep::Lasting),
+                        (
+                            &device(),
+                            Keep::Lasting,
+                            Began { proof: LoginProof::default(), provider: None },
+                        ),
                         &self.policy,
                         Duration::from_secs(self.now()),
                     )

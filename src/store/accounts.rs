@@ -225,7 +225,7 @@ pub(super) async fn change_account(
 }
 
 /// Returns false if the address is taken.
-async fn insert_account(
+pub(super) async fn insert_account(
     writing: &mut WriteTransaction,
     account: &AccountRow,
 ) -> Result<bool, StoreError> {
@@ -277,12 +277,12 @@ const SET_NAME: &str = "UPDATE accounts SET not_before = CASE WHEN issued_at > $
 const DELETE: &str = "DELETE FROM accounts WHERE id = $2 RETURNING CASE WHEN issued_at > $1 THEN issued_at ELSE $1 END";
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::store::test_settings as settings;
     use crate::store::{SessionRow, StaleBefore};
 
-    fn account(id: &str, email: &str) -> AccountRow {
+    pub(in crate::store) fn account(id: &str, email: &str) -> AccountRow {
         AccountRow {
             id: id.into(),
             email: email.into(),
@@ -310,6 +310,7 @@ mod tests {
             user_agent: String::new(),
             ended_at: None,
             until_closed: 0,
+            proof: crate::store::LoginProof::default(),
         }
     }
 
@@ -367,7 +368,7 @@ mod tests {
                 session(&format!("open {what}"), before.generation),
                 session(&format!("late {what}"), before.generation),
             );
-            let issued = store.open_session(&open, "=x").await.unwrap();
+            let issued = store.open_session(&open, "=x", None).await.unwrap();
             let was_open = issued.is_some();
             assert_eq!(was_open, before.disabled == 0, "{what}");
             // While the account is disabled, no login succeeds, so there is no token to cut off.
@@ -395,9 +396,17 @@ mod tests {
                 was_open && !ends,
                 "{what}"
             );
-            assert_eq!(store.open_session(&late, "=x").await.unwrap().is_some(), !ends, "{what}");
+            assert_eq!(
+                store.open_session(&late, "=x", None).await.unwrap().is_some(),
+                !ends,
+                "{what}"
+            );
             let next = session(&format!("next {what}"), after.generation);
-            assert_eq!(store.open_session(&next, "=x").await.unwrap().is_some(), opens, "{what}");
+            assert_eq!(
+                store.open_session(&next, "=x", None).await.unwrap().is_some(),
+                opens,
+                "{what}"
+            );
             let revoked = store.revocations_after(0).await.unwrap();
             assert_eq!((revoked.len(), revoked[0].revoked_at), (1, cutoff), "{what}");
         }
@@ -447,13 +456,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
         store.insert_account(&account("a", "a@x.example")).await.unwrap();
-        store.open_session(&session("s", 0), "=x").await.unwrap().unwrap();
+        store.open_session(&session("s", 0), "=x", None).await.unwrap().unwrap();
         store
             .change_account("a", AccountChange::Roles("admin"), revocation("subject", "a"), 3_700)
             .await
             .unwrap()
             .unwrap();
-        let error = store.open_session(&session("t", 0), "=x").await.unwrap_err().to_string();
+        let error = store.open_session(&session("t", 0), "=x", None).await.unwrap_err().to_string();
         assert!(
             error.contains("1970-01-01T01:01:40Z") && error.contains("correct the clock"),
             "{error}"
@@ -480,7 +489,7 @@ mod tests {
         let store = Store::open(&settings(folder.path())).await.unwrap();
         store.insert_account(&account("a", "a@x.example")).await.unwrap();
         let early = SessionRow { created_at: 5_000, ..session("early", 0) };
-        let issued_at = store.open_session(&early, "=x").await.unwrap().unwrap().issued_at;
+        let issued_at = store.open_session(&early, "=x", None).await.unwrap().unwrap().issued_at;
         assert_eq!(issued_at, 5_000);
         let subject = revocation("subject", "a");
         assert!(!store.move_cutoff_back("a", &[], &subject, 5_000).await.unwrap());
@@ -505,7 +514,7 @@ mod tests {
         );
         let every = store.revocations_after(1).await.unwrap();
         assert_eq!((every[0].scope.as_str(), every[0].revoked_at), ("*", 100));
-        let opened = store.open_session(&session("late", 2), "=x").await.unwrap().unwrap();
+        let opened = store.open_session(&session("late", 2), "=x", None).await.unwrap().unwrap();
         assert_eq!(opened.issued_at, 101);
         assert!(!store.move_cutoff_back("a", &[], &subject, 100).await.unwrap());
     }
@@ -516,7 +525,7 @@ mod tests {
         let store = Store::open(&settings(folder.path())).await.unwrap();
         store.insert_account(&account("a", "a@x.example")).await.unwrap();
         store.insert_account(&account("b", "b@x.example")).await.unwrap();
-        assert!(store.open_session(&session("s", 0), "=x").await.unwrap().is_some());
+        assert!(store.open_session(&session("s", 0), "=x", None).await.unwrap().is_some());
         assert!(!store.end_session("s", "b", &revocation("sid", "s"), 9).await.unwrap());
         assert!(store.revocations_after(0).await.unwrap().is_empty());
         assert!(store.end_session("s", "a", &revocation("sid", "s"), 9).await.unwrap());
@@ -527,7 +536,7 @@ mod tests {
         assert!(store.rotate_session(&session("s", 0), FRESH, "=x", 9).await.unwrap().is_none());
         assert_eq!(store.revocations_after(0).await.unwrap().len(), 1);
         // Too old if one of the two times is, and only then.
-        store.open_session(&session("t", 0), "=x").await.unwrap();
+        store.open_session(&session("t", 0), "=x", None).await.unwrap();
         for (created_at, rotated_at, lives) in
             [(100, 0, false), (0, 100_000, false), (99, 99_999, true)]
         {
@@ -553,7 +562,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
         store.insert_account(&account("a", "a@x.example")).await.unwrap();
-        store.open_session(&session("s", 0), "=x").await.unwrap();
+        store.open_session(&session("s", 0), "=x", None).await.unwrap();
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..50 {
             let store = store.clone();

@@ -38,7 +38,7 @@ impl Store {
     }
 }
 
-const RECEIVE: &str =
+pub(super) const RECEIVE: &str =
     "INSERT INTO logout_tokens (name, over_at) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The table of sessions: one row is one family of refresh tokens.
 
 use super::connections::WriteTransaction;
+use super::providers::{INSERT_PROVIDER_SESSION, ProviderSessionRow};
 use super::revocations::{latest_cutoff, write_revocations};
 use super::{AccountRow, RevocationRow, Store, StoreError};
 
@@ -27,6 +28,20 @@ pub struct SessionRow {
     pub ended_at: Option<i64>,
     /// 1: its cookies last until the browser is closed.
     pub until_closed: i16,
+    /// How it began.
+    #[sqlx(flatten)]
+    pub proof: LoginProof,
+}
+
+/// How somebody logged in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, sqlx::FromRow)]
+pub struct LoginProof {
+    /// The name of a provider, or `password`.
+    pub idp: String,
+    /// How they proved who they are; empty: not known.
+    pub acr: String,
+    /// When they did, in Unix seconds; 0: not known.
+    pub auth_time: i64,
 }
 
 /// What makes a session too old: it began, or was last used, at or before these times. Also what
@@ -52,16 +67,19 @@ pub struct Issued {
     pub issued_at: i64,
     /// Whether it is issued to a session whose cookies last until the browser is closed.
     pub until_closed: bool,
+    /// How that session began.
+    pub proof: LoginProof,
 }
 
 impl Store {
     /// Opens a session and issues an access token with it, if the account is still as it was when
     /// its password was checked: of this generation and not disabled. `scope` is that of the
-    /// token's `iss` in revocations.
+    /// token's `iss` in revocations; `provider` is what the provider knows, if it began there.
     pub async fn open_session(
         &self,
         session: &SessionRow,
         scope: &str,
+        provider: Option<&ProviderSessionRow>,
     ) -> Result<Option<Issued>, StoreError> {
         let mut writing = self.connections.write().await?;
         let opening = sqlx::query(OPEN)
@@ -73,9 +91,22 @@ impl Store {
             .bind(session.rotated_at)
             .bind(&session.address)
             .bind(&session.user_agent)
-            .bind(session.until_closed);
+            .bind(session.until_closed)
+            .bind(&session.proof.idp)
+            .bind(&session.proof.acr)
+            .bind(session.proof.auth_time);
         if writing.execute(opening).await? == 0 {
             return Ok(None);
+        }
+        if let Some(row) = provider {
+            let adding = sqlx::query(INSERT_PROVIDER_SESSION)
+                .bind(&row.session)
+                .bind(&row.issuer)
+                .bind(&row.subject)
+                .bind(&row.sid)
+                .bind(self.seal_tokens(row)?)
+                .bind(row.due_at);
+            writing.execute(adding).await?;
         }
         let noting = sqlx::query("UPDATE accounts SET last_login_at = $1 WHERE id = $2");
         writing.execute(noting.bind(session.created_at).bind(&session.account)).await?;
@@ -257,6 +288,8 @@ struct Owner {
     #[sqlx(flatten)]
     account: AccountRow,
     until_closed: i16,
+    #[sqlx(flatten)]
+    proof: LoginProof,
 }
 
 /// Issues an access token to a live session. `None`: the session is not live.
@@ -267,9 +300,9 @@ async fn issue(
     now: i64,
 ) -> Result<Option<Issued>, StoreError> {
     let owner: Option<Owner> = writing.first(sqlx::query_as(ACCOUNT).bind(session)).await?;
-    let Some(Owner { account, until_closed }) = owner else { return Ok(None) };
+    let Some(Owner { account, until_closed, proof }) = owner else { return Ok(None) };
     let issued = issue_to(writing, account, scope, now).await?;
-    Ok(Some(Issued { until_closed: until_closed == 1, ..issued }))
+    Ok(Some(Issued { until_closed: until_closed == 1, proof, ..issued }))
 }
 
 /// Issues an access token to an account of this generation that is not disabled.
@@ -308,7 +341,7 @@ pub(super) async fn issue_to(
         .bind(issued_at)
         .bind(&account.id);
     writing.execute(noted).await?;
-    Ok(Issued { account, issued_at, until_closed: false })
+    Ok(Issued { account, issued_at, until_closed: false, proof: LoginProof::default() })
 }
 
 /// How many seconds ahead of the clock a token may be issued: enough for a few cut-offs within one
@@ -316,14 +349,14 @@ pub(super) async fn issue_to(
 /// would take a long time.
 pub(super) const MAX_AHEAD: i64 = 10;
 
-const OPEN: &str = "INSERT INTO sessions (id, account, generation, counter, created_at, rotated_at, address, user_agent, until_closed) \
-    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 FROM accounts WHERE id = $2 AND generation = $3 AND disabled = 0";
+const OPEN: &str = "INSERT INTO sessions (id, account, generation, counter, created_at, rotated_at, address, user_agent, until_closed, idp, acr, auth_time) \
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12 FROM accounts WHERE id = $2 AND generation = $3 AND disabled = 0";
 
 const ROTATE: &str = "UPDATE sessions SET counter = counter + 1, rotated_at = $1, address = $6, user_agent = $7 \
     WHERE id = $2 AND counter = $3 AND ended_at IS NULL AND created_at > $4 AND rotated_at > $5 \
     AND generation = (SELECT generation FROM accounts WHERE accounts.id = sessions.account AND disabled = 0)";
 
-const ACCOUNT: &str = "SELECT accounts.*, sessions.until_closed FROM accounts JOIN sessions ON sessions.account = accounts.id WHERE sessions.id = $1 \
+const ACCOUNT: &str = "SELECT accounts.*, sessions.until_closed, sessions.idp, sessions.acr, sessions.auth_time FROM accounts JOIN sessions ON sessions.account = accounts.id WHERE sessions.id = $1 \
     AND sessions.ended_at IS NULL AND sessions.generation = accounts.generation AND accounts.disabled = 0";
 
 const OF_GENERATION: &str =

@@ -44,6 +44,7 @@ mod peers;
 mod people;
 mod personal_tokens;
 mod proxy_protocol;
+mod providers;
 mod redirects;
 mod reload;
 mod renewal;

@@ -175,5 +175,11 @@ pub(in crate::identity) fn register_page(
         text: &words.log_in,
         path: filled.onwards(&mount.path("/login"), policy),
     };
-    Content { title: &words.title, lead: None, forms: vec![form], links: vec![login] }
+    Content {
+        title: &words.title,
+        lead: None,
+        ways: Vec::new(),
+        forms: vec![form],
+        links: vec![login],
+    }
 }

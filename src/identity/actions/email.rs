@@ -226,6 +226,7 @@ pub(in crate::identity) fn verify_page(filled: &Filled, policy: &Policy, mount: 
     Content {
         title: &words.title,
         lead: Some(words.lead.clone()),
+        ways: Vec::new(),
         forms: vec![confirm, Form { look: "quiet", ..replace }],
         links: vec![Link::to_login(filled, mount)],
     }

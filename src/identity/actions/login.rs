@@ -11,14 +11,15 @@ use crate::identity::device::device;
 use crate::identity::error::{IdentityError, NoLogin};
 use crate::identity::hasher::Verdict;
 use crate::identity::outcome::{Answered, Outcome, Refused, SessionTokens};
-use crate::identity::pages::{Content, Field, Filled, Form, Link};
+use crate::identity::pages::{Content, Field, Filled, Form, Link, Way};
 use crate::identity::password::{Password, StoredHash};
+use crate::identity::provider::Provider;
 use crate::identity::request::Request;
-use crate::identity::session::{Device, Keep, SessionGrant};
+use crate::identity::session::{Began, Device, Keep, PASSWORD_LOGIN, SessionGrant};
 use crate::identity::ticket::Ticket;
-use crate::identity::{Email, Identity, Mount, Policy, Registration, audit, cookie};
+use crate::identity::{Email, Identity, Mount, Policy, Registration, audit, cookie, texts};
 use crate::reason::Reason;
-use crate::store::AccountRow;
+use crate::store::{AccountRow, LoginProof};
 
 impl Identity {
     pub(super) async fn login(&self, request: &Request, policy: &Policy) -> Answered {
@@ -29,7 +30,7 @@ impl Identity {
                 Ok(Outcome::LoggedIn { tokens, in_cookies: body.cookie, return_to: body.return_to })
             }
             Err(IdentityError::CodeRequired) if request.is_for_people() => {
-                let ticket = self.ticket(&body.email).await?;
+                let ticket = self.ticket(&body.email).await?.map(Box::new);
                 Err(Refused { ticket, ..IdentityError::CodeRequired.into() })
             }
             Err(error) => Err(error.into()),
@@ -75,7 +76,7 @@ impl Identity {
     }
 
     /// Ends the session whose cookies a login replaces: nothing would end it otherwise.
-    async fn end_earlier(&self, in_cookies: bool, request: &Request, policy: &Policy) {
+    pub(super) async fn end_earlier(&self, in_cookies: bool, request: &Request, policy: &Policy) {
         if !in_cookies && !request.is_for_people() {
             return;
         }
@@ -134,15 +135,24 @@ impl Identity {
         request: &Request,
         policy: &Policy,
     ) -> Result<SessionGrant, IdentityError> {
+        if !policy.password_login {
+            return Err(IdentityError::NoPasswordLogin);
+        }
         if policy.verify_email && account.email_verified == 0 {
             return Err(IdentityError::EmailUnverified);
         }
-        self.check_code(account, code).await?;
+        let acr = self.check_code(account, code).await?;
         let device = request.device();
         let is_new_device =
             policy.mail.is_some() && self.sessions.is_new_device(&account.id, &device).await?;
-        let opened =
-            self.sessions.open(account, (&device, keep), policy, self.clock.unix_time()).await?;
+        let now = self.clock.unix_time();
+        let proof = LoginProof {
+            idp: PASSWORD_LOGIN.to_owned(),
+            acr: acr.to_owned(),
+            auth_time: now.as_secs().cast_signed(),
+        };
+        let began = Began { proof, provider: None };
+        let opened = self.sessions.open(account, (&device, keep, began), policy, now).await?;
         let opened = opened.ok_or(IdentityError::Login(NoLogin::Changed))?;
         self.metrics.login("succeeded");
         audit::record("login_succeeded", request.client, &opened.account.id, "");
@@ -218,8 +228,10 @@ impl Identity {
         session: SessionGrant,
         policy: &Policy,
     ) -> Result<SessionTokens, IdentityError> {
-        let minted =
-            self.keys.mint(policy, &session.account, &session.sid, session.issued_at).await?;
+        let minted = self
+            .keys
+            .mint(policy, &session.account, (&session.sid, &session.proof), session.issued_at)
+            .await?;
         Ok(SessionTokens {
             access_token: minted.token,
             expires_in: minted.expires_in,
@@ -312,6 +324,12 @@ pub(in crate::identity) fn login_page(filled: &Filled, policy: &Policy, mount: &
         ..Form::new(mount, "/login", fields, &words.button)
     };
     form.hidden.extend(filled.way_back(policy).map(|back| ("return_to", back.to_owned())));
+    let ways =
+        policy.providers.iter().map(|provider| way(provider, filled, policy, mount)).collect();
+    let lead = policy.loses_logins().then(|| words.loses_logins.clone());
+    if !policy.password_login {
+        return Content { title: &words.title, lead, ways, forms: Vec::new(), links: Vec::new() };
+    }
     let mut links = Vec::new();
     if policy.mail.is_some() {
         links.push(Link {
@@ -327,8 +345,26 @@ pub(in crate::identity) fn login_page(filled: &Filled, policy: &Policy, mount: &
             path: filled.onwards(&mount.path("/register"), policy),
         });
     }
-    let lead = policy.loses_logins().then(|| words.loses_logins.clone());
-    Content { title: &words.title, lead, forms: vec![form], links }
+    Content { title: &words.title, lead, ways, forms: vec![form], links }
+}
+
+/// The button of a provider.
+fn way(provider: &Provider, filled: &Filled, policy: &Policy, mount: &Mount) -> Way {
+    let settings = provider.settings();
+    let path = mount.path(&format!("/login/{}", settings.name));
+    Way {
+        text: texts::filled(&filled.texts.login.with, &[("name", &settings.title)]),
+        path: filled.onwards(&path, policy),
+    }
+}
+
+/// The way back to the login, for a login at a provider that failed.
+pub(super) fn login_links(filled: &Filled, policy: &Policy, mount: &Mount) -> Vec<Link> {
+    vec![Link {
+        before: None,
+        text: &filled.texts.login.start_again,
+        path: filled.onwards(&mount.path("/login"), policy),
+    }]
 }
 
 /// The page that asks for a code after the password.
@@ -348,7 +384,13 @@ pub(in crate::identity) fn code_page(filled: &Filled, policy: &Policy, mount: &M
         text: &words.start_again,
         path: filled.onwards(&mount.path("/login"), policy),
     };
-    Content { title: &words.code_title, lead: None, forms: vec![form], links: vec![again] }
+    Content {
+        title: &words.code_title,
+        lead: None,
+        ways: Vec::new(),
+        forms: vec![form],
+        links: vec![again],
+    }
 }
 
 impl Keep {

@@ -6,6 +6,7 @@ pub mod login;
 pub mod password;
 pub mod personal_token;
 pub mod profile;
+pub mod provider;
 mod published;
 pub mod second_factor;
 pub mod session;
@@ -14,7 +15,7 @@ use self::published::metadata;
 use super::endpoints::{Action, CallerNeeded};
 use super::error::IdentityError;
 use super::link::Purpose;
-use super::outcome::{Answered, Outcome};
+use super::outcome::{Answered, Outcome, Step};
 use super::pages::{Filled, Page};
 use super::request::Request;
 use super::{Identity, Policy, Registration, cookie};
@@ -30,10 +31,16 @@ impl Identity {
                 return Err(IdentityError::PersonalToken.into());
             }
         }
+        if !policy.password_login && needs_password_login(request.endpoint.action) {
+            return Err(IdentityError::NoPasswordLogin.into());
+        }
         match request.endpoint.action {
             Action::Register => self.register(request, policy).await,
             Action::Login => self.login(request, policy).await,
             Action::LoginWithCode => self.login_with_code(request, policy).await,
+            Action::Depart => self.depart(request, policy).await,
+            Action::ComeBack => self.come_back(request, policy).await,
+            Action::BackchannelLogout => self.backchannel_logout(request, policy).await,
             Action::Refresh => self.refresh(request, policy).await,
             Action::Logout => self.logout(request, policy).await,
             Action::LogoutAll => self.logout_all(request, policy).await,
@@ -90,6 +97,24 @@ impl Identity {
     }
 }
 
+/// Whether an action is a part of logging in with a password.
+fn needs_password_login(action: Action) -> bool {
+    matches!(
+        action,
+        Action::Register
+            | Action::Login
+            | Action::LoginWithCode
+            | Action::ForgotPassword
+            | Action::ResetPassword
+            | Action::ChangePassword
+            | Action::VerifyEmail
+            | Action::ResendEmail
+            | Action::Page(
+                Page::Register | Page::Forgot | Page::Reset | Page::Change | Page::VerifyEmail
+            )
+    )
+}
+
 /// The caller. The gateway rejects requests without one before they reach an endpoint that needs
 /// it.
 fn caller(request: &Request) -> Result<&VerifiedToken, IdentityError> {
@@ -117,6 +142,13 @@ fn show_page(
         page => page,
     };
     let mut filled = Filled::from_query(request.query.as_deref(), request.texts(policy));
+    // With one way to log in there is nothing to choose, unless there is something to read first.
+    if let (Page::Login, false, [only], None) =
+        (page, policy.password_login, &*policy.providers, &filled.done)
+    {
+        let path = request.mount.path(&format!("/login/{}", only.settings().name));
+        return Ok(Outcome::Step(Step::ToProvider(filled.onwards(&path, policy))));
+    }
     if let Some(account) = account {
         filled.username = account.email;
         filled.name = account.name.unwrap_or_default();

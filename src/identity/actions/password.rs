@@ -143,6 +143,7 @@ pub(in crate::identity) fn forgot_page(filled: &Filled, policy: &Policy, mount: 
     Content {
         title: &words.forgot_title,
         lead: Some(lead.clone()),
+        ways: Vec::new(),
         forms,
         links: vec![Link::to_login(filled, mount)],
     }
@@ -158,6 +159,7 @@ pub(in crate::identity) fn reset_page(filled: &Filled, policy: &Policy, mount: &
     Content {
         title: &words.reset_title,
         lead: Some(words.reset_lead.clone()),
+        ways: Vec::new(),
         forms: vec![form],
         links: vec![Link::to_login(filled, mount)],
     }
@@ -174,6 +176,7 @@ pub(in crate::identity) fn change_page(filled: &Filled, policy: &Policy, mount: 
     Content {
         title: &words.change_title,
         lead: Some(words.change_lead.clone()),
+        ways: Vec::new(),
         forms: vec![form],
         links: vec![Link::to_account(filled, mount)],
     }

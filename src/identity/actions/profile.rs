@@ -9,6 +9,7 @@ use super::personal_token::{PersonalToken, token_example};
 use super::session::{Session, SessionList, session_example};
 use super::show_page;
 use crate::identity::account;
+use crate::identity::account_of_person::has_address;
 use crate::identity::bodies::{LINK_TOKEN, Secret, time};
 use crate::identity::error::{IdentityError, RequestFault};
 use crate::identity::link::{Purpose, digest_of};
@@ -122,7 +123,8 @@ impl Identity {
         policy: &Policy,
     ) {
         let language = &request.texts(policy).language;
-        if let (Ok(email), true) = (Email::parse(&account.email), policy.mail.is_some())
+        if let (Ok(email), true) =
+            (Email::parse(&account.email), policy.mail.is_some() && has_address(account))
             && let Err(error) = self.outbox.enqueue(kind, &email, language).await
         {
             tracing::warn!(cause = %error, account = account.id, "cannot notify the owner of an account by mail");
@@ -194,6 +196,7 @@ pub(in crate::identity) fn change_email_page(filled: &Filled, mount: &Mount) -> 
     Content {
         title: &words.change_title,
         lead: Some(words.change_lead.clone()),
+        ways: Vec::new(),
         forms: vec![form],
         links: vec![Link::to_account(filled, mount)],
     }
@@ -212,6 +215,7 @@ pub(in crate::identity) fn name_page(filled: &Filled, mount: &Mount) -> Content 
     Content {
         title: &words.name_title,
         lead: None,
+        ways: Vec::new(),
         forms: vec![Form::new(mount, "/account/name", vec![field], &words.save)],
         links: vec![Link::to_account(filled, mount)],
     }
@@ -224,6 +228,7 @@ pub(in crate::identity) fn email_page(filled: &Filled, mount: &Mount) -> Content
     Content {
         title: &words.email_title,
         lead: Some(words.email_lead.clone()),
+        ways: Vec::new(),
         forms: vec![Form::new(mount, "/account/email", vec![field], &filled.texts.password.send)],
         links: vec![Link::to_account(filled, mount)],
     }
@@ -242,6 +247,7 @@ pub(in crate::identity) fn delete_page(filled: &Filled, mount: &Mount) -> Conten
     Content {
         title: &words.delete_title,
         lead: Some(words.delete_lead.clone()),
+        ways: Vec::new(),
         forms: vec![Form { look: "danger", ..form }],
         links: vec![Link::to_account(filled, mount)],
     }

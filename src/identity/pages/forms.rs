@@ -2,7 +2,7 @@
 
 use super::words::{Complaint, Why};
 use crate::identity::actions::{
-    account, email, login, password, personal_token, profile, second_factor, session,
+    account, email, login, password, personal_token, profile, provider, second_factor, session,
 };
 use crate::identity::endpoints::Endpoint;
 use crate::identity::texts::{self, Texts};
@@ -19,6 +19,8 @@ pub enum Page {
     Register,
     /// Log out.
     Logout,
+    /// A login at a provider that failed.
+    Provider,
     /// The page after logout.
     LoggedOut,
     /// Request a reset link.
@@ -86,6 +88,8 @@ pub struct Filled {
 pub(in crate::identity) struct Content {
     pub(in crate::identity) title: &'static str,
     pub(in crate::identity) lead: Option<String>,
+    /// The providers to log in at.
+    pub(in crate::identity) ways: Vec<Way>,
     pub(in crate::identity) forms: Vec<Form>,
     pub(in crate::identity) links: Vec<Link>,
 }
@@ -120,6 +124,12 @@ pub(in crate::identity) struct Field {
     pub(in crate::identity) required: bool,
     pub(in crate::identity) focused: bool,
     pub(in crate::identity) wrong: Option<String>,
+}
+
+/// A provider to log in at.
+pub(in crate::identity) struct Way {
+    pub(in crate::identity) text: String,
+    pub(in crate::identity) path: String,
 }
 
 /// A link to another page.
@@ -186,7 +196,8 @@ impl Page {
             Self::Login => login::login_page(filled, policy, mount),
             Self::Code => login::code_page(filled, policy, mount),
             Self::Register => account::register_page(filled, policy, mount),
-            Self::Logout => session::logout_page(filled, mount),
+            Self::Provider => provider::failed_page(filled, policy, mount),
+            Self::Logout => session::logout_page(filled, policy, mount),
             Self::LoggedOut => session::logged_out_page(filled, mount),
             Self::Forgot => password::forgot_page(filled, policy, mount),
             Self::Reset => password::reset_page(filled, policy, mount),
@@ -204,6 +215,7 @@ impl Page {
             Self::Account | Self::Sessions | Self::Other => Content {
                 title: &filled.texts.wrong.title,
                 lead: None,
+                ways: Vec::new(),
                 forms: Vec::new(),
                 links: vec![Link::to_account(filled, mount)],
             },
@@ -244,7 +256,7 @@ impl Page {
                 path: mount.path("/login"),
             });
         }
-        Content { title, lead: None, forms: Vec::new(), links }
+        Content { title, lead: None, ways: Vec::new(), forms: Vec::new(), links }
     }
 
     /// The page whose form is sent to an endpoint, or that the endpoint shows.
@@ -253,6 +265,7 @@ impl Page {
             "/login" => Self::Login,
             "/login/code" => Self::Code,
             "/register" => Self::Register,
+            "/login/{name}" | "/login/{name}/callback" => Self::Provider,
             "/logout" | "/logout-all" => Self::Logout,
             "/password/forgot" => Self::Forgot,
             "/password/reset" => Self::Reset,
@@ -276,7 +289,7 @@ impl Page {
     /// The path of the page, below the mount.
     fn path(self) -> Option<&'static str> {
         Some(match self {
-            Self::Login | Self::Code => "/login",
+            Self::Login | Self::Code | Self::Provider => "/login",
             Self::Register => "/register",
             Self::Logout | Self::LoggedOut => "/logout",
             Self::Forgot => "/password/forgot",

@@ -22,7 +22,7 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use self::again::Again;
 pub use self::again::shown_again;
 pub use self::echo::{Echoed, echo};
-pub(super) use self::forms::{Content, Field, Form, Link};
+pub(super) use self::forms::{Content, Field, Form, Link, Way};
 pub use self::forms::{Filled, Page};
 pub use self::outcome::{Happened, happened};
 pub use self::table::ENDPOINTS;
@@ -92,6 +92,7 @@ struct FormPage<'a> {
     lead: Option<String>,
     notice: Option<&'a str>,
     complaints: Vec<Complaint>,
+    ways: Vec<Way>,
     forms: Vec<Form>,
     links: Vec<Link>,
 }
@@ -145,7 +146,11 @@ pub fn refused(asked: &Asked, why: &Why<'_>, policy: &Policy, mount: &Mount) -> 
     let Asked { page, filled, languages, .. } = asked;
     let languages = languages.as_ref().and_then(|value| value.to_str().ok());
     let texts = preferred(&policy.languages, languages).texts();
-    let filled = &Filled { texts, ..filled.clone() };
+    let filled = &Filled {
+        texts,
+        return_to: why.back.unwrap_or(&filled.return_to).to_owned(),
+        ..filled.clone()
+    };
     if let Some(enrolment) = why.enrolment {
         return second_factor::enrolment(enrolment, Some(why.reason), texts, policy, mount);
     }
@@ -179,7 +184,7 @@ fn form_page(
     policy: &Policy,
     mount: &Mount,
 ) -> Sheet {
-    let Content { title, lead, forms, links } = content;
+    let Content { title, lead, ways, forms, links } = content;
     let leads_on = forms.iter().any(|form| form.leads_on);
     let page = FormPage {
         site: Site::new(policy, mount, texts),
@@ -187,6 +192,7 @@ fn form_page(
         lead,
         notice,
         complaints,
+        ways,
         forms,
         links,
     };
@@ -217,6 +223,11 @@ impl Sheet {
     /// The page with the content security policy that permits the style sheet in it.
     fn styled_by(self, brand: &Brand) -> Self {
         Self { with_style: Some(brand.inline_policy.clone()), ..self }
+    }
+
+    /// Lets its forms lead to another site: a logout goes on to the provider of the login.
+    pub(super) fn leading_on(self, leads_on: bool) -> Self {
+        Self { leads_on: self.leads_on || leads_on, ..self }
     }
 
     /// Sets the header fields of a response with this page, and returns its body.

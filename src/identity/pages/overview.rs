@@ -49,11 +49,15 @@ pub(in crate::identity) fn page(overview: &Overview, request: &Request, policy: 
     let email: &[(&'static str, &str)] =
         if policy.mail.is_some() { &[(&words.change, "/account/email")] } else { &[] };
     rows.push(row(&words.email, account.email.clone(), email));
-    rows.push(row(
-        &words.password,
-        words.password_is.clone(),
-        &[(&words.change, "/password/change")],
-    ));
+    // Whoever logs in at a provider has no password here.
+    let has_password = policy.password_login && !account.password.is_empty();
+    if has_password {
+        rows.push(row(
+            &words.password,
+            words.password_is.clone(),
+            &[(&words.change, "/password/change")],
+        ));
+    }
     match recovery_codes_left {
         Some(left) => {
             let left = filled(&words.second_factor_on, &[("codes", &left.to_string())]);
@@ -61,7 +65,7 @@ pub(in crate::identity) fn page(overview: &Overview, request: &Request, policy: 
                 [(words.new_codes.as_str(), "/totp/codes"), (words.turn_off.as_str(), "/totp")];
             rows.push(row(&words.second_factor, left, &links));
         }
-        None if policy.totp => {
+        None if policy.totp && has_password => {
             let off = words.second_factor_off.clone();
             rows.push(row(&words.second_factor, off, &[(&words.turn_on, "/totp")]));
         }
@@ -86,4 +90,5 @@ pub(in crate::identity) fn page(overview: &Overview, request: &Request, policy: 
         words,
         links: vec![back],
     })
+    .leading_on(!policy.providers.is_empty())
 }

@@ -25,6 +25,8 @@ pub struct Why<'a> {
     pub enrolment: Option<&'a Enrolment>,
     /// What the page that asks for the code of a login needs.
     pub ticket: Option<&'a Ticket>,
+    /// Where the person was going, if the request does not say.
+    pub back: Option<&'a str>,
 }
 
 impl Why<'_> {
@@ -73,6 +75,8 @@ pub(super) fn is_final(page: Page, why: &Why<'_>) -> bool {
 pub(super) fn complaints(page: Page, why: &Why<'_>, filled: &Filled) -> Vec<Complaint> {
     let words = &filled.texts.wrong;
     let complaint = match why.reason {
+        Reason::LoginFailed if page == Page::Provider => Complaint::whole(&words.provider_failed),
+        Reason::AccountExists if page == Page::Provider => Complaint::whole(&words.provider_taken),
         Reason::LoginFailed => login_failed(page, filled.texts),
         // The password was right, so nothing is wrong yet.
         Reason::CodeRequired if matches!(page, Page::Login | Page::Code) => return Vec::new(),
@@ -177,6 +181,12 @@ fn new_token_invalid(fault: Option<RequestFault>, filled: &Filled) -> Complaint 
 fn about_the_whole(reason: Reason, words: &WrongTexts) -> &str {
     match reason {
         Reason::EmailUnverified => &words.unconfirmed,
+        Reason::LoginExpired => &words.provider_expired,
+        Reason::LoginNotAllowed => &words.provider_not_allowed,
+        Reason::GroupsOverage => &words.provider_overage,
+        Reason::LoginMethod => &words.no_password_login,
+        Reason::StepUpRequired => &words.step_up,
+        Reason::KeysUnavailable => &words.provider_away,
         Reason::LinkInvalid => &words.link,
         Reason::RegistrationClosed => &words.registration_closed,
         Reason::OriginForeign => &words.foreign,

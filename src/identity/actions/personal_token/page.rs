@@ -93,6 +93,7 @@ pub(in crate::identity) fn new_page(filled: &Filled, mount: &Mount) -> Content {
     Content {
         title: &filled.texts.tokens.new_title,
         lead: None,
+        ways: Vec::new(),
         forms: vec![form(filled, mount)],
         links: vec![Link::to_sessions(filled, mount)],
     }

@@ -20,6 +20,7 @@ use crate::identity::outcome::{Answered, Outcome, Refused};
 use crate::identity::pages::Page;
 use crate::identity::request::Request;
 use crate::identity::second_factor::{self, Checked};
+use crate::identity::session::{PASSWORD_ACR, SECOND_FACTOR_ACR};
 use crate::identity::{Email, Identity, Policy, audit};
 use crate::store::AccountRow;
 
@@ -122,18 +123,20 @@ impl Identity {
         Ok(Outcome::RecoveryCodes(RecoveryCodes::new(&codes)))
     }
 
-    /// Checks the second factor of someone who knows the password.
+    /// Checks the second factor of someone who knows the password. Returns the `acr` that both
+    /// amount to.
     pub(super) async fn check_code(
         &self,
         account: &AccountRow,
         code: Option<&Secret>,
-    ) -> Result<(), IdentityError> {
+    ) -> Result<&'static str, IdentityError> {
         match self
             .second_factors
             .check(&account.id, code.map(Secret::expose), self.clock.unix_time())
             .await?
         {
-            Checked::NotNeeded | Checked::Right => Ok(()),
+            Checked::NotNeeded => Ok(PASSWORD_ACR),
+            Checked::Right => Ok(SECOND_FACTOR_ACR),
             Checked::Missing => Err(IdentityError::CodeRequired),
             Checked::Wrong => Err(IdentityError::Login(NoLogin::Code)),
         }

@@ -105,6 +105,7 @@ pub(in crate::identity) fn totp_page(filled: &Filled, mount: &Mount) -> Content 
     Content {
         title: &words.on_title,
         lead: Some(words.on_lead.clone()),
+        ways: Vec::new(),
         forms: vec![Form::new(mount, "/totp", fields, &words.next).of_account(filled)],
         links: vec![Link::to_account(filled, mount)],
     }
@@ -119,6 +120,7 @@ pub(in crate::identity) fn confirm_page(filled: &Filled, mount: &Mount) -> Conte
     Content {
         title: &words.on_title,
         lead: None,
+        ways: Vec::new(),
         forms: vec![Form::new(mount, "/totp/confirm", vec![code], &words.turn_on)],
         links: vec![again, Link::to_account(filled, mount)],
     }
@@ -134,6 +136,7 @@ pub(in crate::identity) fn codes_page(filled: &Filled, mount: &Mount) -> Content
     Content {
         title: &words.renew_title,
         lead: Some(words.renew_lead.clone()),
+        ways: Vec::new(),
         forms: vec![Form::new(mount, "/totp/codes", fields, &words.renew).of_account(filled)],
         links: vec![Link::to_account(filled, mount)],
     }
@@ -150,6 +153,7 @@ pub(in crate::identity) fn remove_page(filled: &Filled, mount: &Mount) -> Conten
     Content {
         title: &words.off_title,
         lead: Some(words.off_lead.clone()),
+        ways: Vec::new(),
         forms: vec![Form { look: "danger", ..form }],
         links: vec![Link::to_account(filled, mount)],
     }

@@ -98,10 +98,14 @@ impl Identity {
             let error = in_body.err().map_or(IdentityError::NoCaller, IdentityError::NothingToEnd);
             return Err(Refused { cookies, ..error.into() });
         }
+        let mut there = None;
         for sid in &named {
+            if request.is_for_people() && there.is_none() {
+                there = self.logout_at_provider(sid, policy).await?;
+            }
             self.end_named(sid, request, policy).await?;
         }
-        Ok(Outcome::LoggedOut)
+        Ok(there.map_or(Outcome::LoggedOut, Outcome::LoggedOutVia))
     }
 
     /// Ends the session that its own token names.
@@ -237,13 +241,18 @@ pub(in crate::identity::actions) fn session_example() -> Value {
 }
 
 /// The page that logs out.
-pub(in crate::identity) fn logout_page(filled: &Filled, mount: &Mount) -> Content {
+pub(in crate::identity) fn logout_page(filled: &Filled, policy: &Policy, mount: &Mount) -> Content {
     let words = &filled.texts.logout;
-    let here = Form::new(mount, "/logout", Vec::new(), &words.here);
+    let here = Form {
+        // It goes on to the provider of the login.
+        leads_on: !policy.providers.is_empty(),
+        ..Form::new(mount, "/logout", Vec::new(), &words.here)
+    };
     let everywhere = Form::new(mount, "/logout-all", Vec::new(), &words.everywhere);
     Content {
         title: &words.title,
         lead: Some(words.lead.clone()),
+        ways: Vec::new(),
         forms: vec![here, Form { look: "quiet", ..everywhere }],
         links: vec![Link::to_sessions(filled, mount)],
     }
@@ -254,6 +263,7 @@ pub(in crate::identity) fn logged_out_page(filled: &Filled, mount: &Mount) -> Co
     Content {
         title: &filled.texts.logout.done_title,
         lead: None,
+        ways: Vec::new(),
         forms: Vec::new(),
         links: vec![Link {
             before: None,

@@ -85,6 +85,7 @@ pub(in crate::identity) fn sessions(
         tokens: Section::new(tokens, now, filled, mount),
         links: vec![Link::to_account(filled, mount)],
     })
+    .leading_on(!policy.providers.is_empty())
 }
 
 fn not_listed(more: i64, words: &SessionsTexts) -> Option<String> {

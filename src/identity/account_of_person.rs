@@ -1,0 +1,113 @@
+//! The accounts of people who log in at providers: found by (issuer, subject), made at the first
+//! login, and kept as the provider says.
+
+use uuid::Uuid;
+
+use super::account::{AccountError, Accounts, NewAccount};
+use super::provider::Person;
+use super::{Email, Policy};
+use crate::store::{AccountRow, StoreError};
+
+/// A person of a provider.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AccountOfPerson<'a> {
+    /// The `iss` of the provider.
+    pub(super) issuer: &'a str,
+    /// What the provider says.
+    pub(super) person: &'a Person,
+}
+
+impl Accounts {
+    /// The account of a person.
+    pub(super) async fn of_person(
+        &self,
+        whose: &AccountOfPerson<'_>,
+    ) -> Result<Option<AccountRow>, StoreError> {
+        self.store.account_of_person(whose.issuer, &whose.person.subject).await
+    }
+
+    /// Makes the account of a person, at `now` in Unix seconds. It has no password. `None`: the
+    /// person has one by now, or the address is taken.
+    pub(super) async fn add_person(
+        &self,
+        whose: &AccountOfPerson<'_>,
+        now: u64,
+    ) -> Result<Option<AccountRow>, StoreError> {
+        let person = whose.person;
+        let Some(email) = person.email.clone().or_else(no_address) else { return Ok(None) };
+        let new = NewAccount {
+            email,
+            name: person.name.clone(),
+            password: None,
+            roles: person.first_roles.clone(),
+            email_verified: person.email_verified,
+        };
+        let account = new.into_row(now);
+        let added =
+            self.store.insert_account_of_person(&account, whose.issuer, &person.subject).await?;
+        Ok(added.then_some(account))
+    }
+
+    /// Lets a person log in to an existing account, at `now` in Unix seconds. Returns false if they
+    /// have one by now.
+    pub(super) async fn link_person(
+        &self,
+        whose: &AccountOfPerson<'_>,
+        account: &AccountRow,
+        now: u64,
+    ) -> Result<bool, StoreError> {
+        let subject = &whose.person.subject;
+        self.store.link_person(&account.id, whose.issuer, subject, now.cast_signed()).await
+    }
+
+    /// Gives an account the roles that the provider says, which takes effect at once: what was
+    /// issued with other roles is revoked, and sessions continue. Name and address follow the
+    /// provider too, unless the account also has a password, so that its owner manages them here.
+    pub(super) async fn bring_up_to_date(
+        &self,
+        mut account: AccountRow,
+        person: &Person,
+        policy: &Policy,
+        now: u64,
+    ) -> Result<AccountRow, AccountError> {
+        if let Some(roles) = &person.roles {
+            let mut current: Vec<&str> = account.roles.split_whitespace().collect();
+            current.sort_unstable();
+            if current != *roles {
+                self.set_roles(&account.id, roles, policy, now).await?;
+                account.roles = roles.join(" ");
+            }
+        }
+        if !account.password.is_empty() {
+            return Ok(account);
+        }
+        if person.name.is_some() && person.name != account.name {
+            self.rename(&account.id, person.name.as_deref()).await?;
+            account.name.clone_from(&person.name);
+        }
+        if let Some(email) = person.email.as_ref().filter(|_| person.email_verified)
+            && email.as_str() != account.email
+        {
+            match self.set_email(&account.id, email, policy, now).await {
+                Ok(()) => email.as_str().clone_into(&mut account.email),
+                // Whoever has the address here keeps it.
+                Err(AccountError::Taken) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(account)
+    }
+}
+
+/// What stands for the address of an account whose provider told none: the column is unique and
+/// never empty. No mail reaches it (RFC 2606 §2).
+fn no_address() -> Option<Email> {
+    Email::parse(&format!("{}@{NO_ADDRESS}", Uuid::new_v4().simple())).ok()
+}
+
+/// Whether an account has an address, rather than what stands for one.
+pub(super) fn has_address(account: &AccountRow) -> bool {
+    account.email.rsplit_once('@').is_none_or(|(_, domain)| domain != NO_ADDRESS)
+}
+
+const NO_ADDRESS: &str = "no-address.invalid";

@@ -1,0 +1,163 @@
+//! A person arrives from a provider: their account, their roles, their session.
+
+use zeroize::Zeroizing;
+
+use super::{callback, failed};
+use crate::identity::account::AccountError;
+use crate::identity::account_of_person::AccountOfPerson;
+use crate::identity::error::{IdentityError, NoLogin};
+use crate::identity::outcome::SessionTokens;
+use crate::identity::provider::flight::Flight;
+use crate::identity::provider::{Linking, Person, Provider, ProviderError, Received, SetOfTokens};
+use crate::identity::request::Request;
+use crate::identity::session::{Began, Keep};
+use crate::identity::{Identity, Policy, audit};
+use crate::store::{AccountRow, LoginProof, ProviderSessionRow};
+use crate::token::Excerpt;
+
+impl Identity {
+    /// Exchanges the code of a login for a session.
+    pub(super) async fn arrive(
+        &self,
+        provider: &Provider,
+        flight: &Flight,
+        request: &Request,
+        policy: &Policy,
+    ) -> Result<SessionTokens, IdentityError> {
+        let arrived = self.let_in(provider, flight, request, policy).await;
+        if let Err(error) = &arrived {
+            let outcome = if error.is_outage() { "unavailable" } else { "failed" };
+            self.metrics.login(outcome);
+            audit::record("login_failed", request.client, "", error.reason().as_str());
+        }
+        arrived
+    }
+
+    async fn let_in(
+        &self,
+        provider: &Provider,
+        flight: &Flight,
+        request: &Request,
+        policy: &Policy,
+    ) -> Result<SessionTokens, IdentityError> {
+        let received = self
+            .redeem(provider, flight, request, policy)
+            .await
+            .map_err(|error| failed(provider, error))?;
+        let Received { person, tokens } = received;
+        if let Err(cause) = &person.allowed {
+            tracing::warn!(login = &*provider.settings().name, %cause, "a person may not log in");
+            return Err(IdentityError::NotAllowed(cause.clone()));
+        }
+        let now = self.clock.unix_time();
+        if !proves(flight, &person, now.as_secs()) {
+            return Err(IdentityError::StepUp);
+        }
+        let account = self.account_of_person(&person, provider, request, policy).await?;
+        if account.disabled == 1 {
+            return Err(IdentityError::Login(NoLogin::Disabled));
+        }
+        let settings = provider.settings();
+        let proof = LoginProof {
+            idp: settings.name.to_string(),
+            acr: person.acr.clone(),
+            auth_time: person.auth_time.unwrap_or(0).cast_signed(),
+        };
+        let due_at = tokens.refresh.is_some().then(|| self.next_recheck(provider));
+        let row = ProviderSessionRow {
+            session: String::new(),
+            issuer: settings.issuer.clone(),
+            subject: person.subject,
+            sid: person.sid.unwrap_or_default(),
+            tokens: sealed_form(&tokens),
+            due_at,
+        };
+        let began = Began { proof, provider: Some(row) };
+        let device = request.device();
+        let opened =
+            self.sessions.open(&account, (&device, Keep::Lasting, began), policy, now).await?;
+        let opened = opened.ok_or(IdentityError::Login(NoLogin::Changed))?;
+        self.metrics.login("succeeded");
+        audit::record("login_succeeded", request.client, &account.id, "");
+        self.tokens(opened, policy).await
+    }
+
+    /// What the provider says about the person, for the code in the request.
+    async fn redeem(
+        &self,
+        provider: &Provider,
+        flight: &Flight,
+        request: &Request,
+        policy: &Policy,
+    ) -> Result<Received, ProviderError> {
+        provider.check_iss(request.parameter_of_query("iss").as_deref()).await?;
+        if let Some(error) = request.parameter_of_query("error") {
+            let description = request.parameter_of_query("error_description").unwrap_or_default();
+            return Err(ProviderError::Refused {
+                error: Excerpt::new(&error),
+                description: Excerpt::new(&description),
+                is_invalid_grant: false,
+            });
+        }
+        let Some(code) = request.parameter_of_query("code") else {
+            return Err(ProviderError::Contradiction("the response has no single `code`"));
+        };
+        let (nonce, verifier) = (self.flights.nonce(flight), self.flights.verifier(flight));
+        let back = callback(provider, policy);
+        provider.exchange(&code, (&nonce, &verifier), &back, &self.clock).await
+    }
+
+    /// The account of a person, made at the first login, with the roles that the provider gives.
+    async fn account_of_person(
+        &self,
+        person: &Person,
+        provider: &Provider,
+        request: &Request,
+        policy: &Policy,
+    ) -> Result<AccountRow, IdentityError> {
+        let settings = provider.settings();
+        let now = self.clock.unix_seconds();
+        // Several tabs may bring the same person for the first time.
+        for _ in 0..3 {
+            let whose = AccountOfPerson { issuer: &settings.issuer, person };
+            if let Some(account) = self.accounts.of_person(&whose).await? {
+                return Ok(self.accounts.bring_up_to_date(account, person, policy, now).await?);
+            }
+            let known = match &person.email {
+                Some(email) => self.accounts.by_email(email).await?,
+                None => None,
+            };
+            let Some(known) = known else {
+                if let Some(account) = self.accounts.add_person(&whose, now).await? {
+                    audit::record("account_created", request.client, &account.id, "");
+                    return Ok(account);
+                }
+                continue;
+            };
+            let both_have_verified = person.email_verified && known.email_verified == 1;
+            if settings.link != Linking::VerifiedEmail || !both_have_verified {
+                return Err(IdentityError::AccountExists);
+            }
+            if self.accounts.link_person(&whose, &known, now).await? {
+                audit::record("account_linked", request.client, &known.id, "");
+            }
+        }
+        Err(AccountError::Taken.into())
+    }
+}
+
+/// Whether the person has proved who they are in the way, and as recently, as the login is for.
+fn proves(flight: &Flight, person: &Person, now: u64) -> bool {
+    let is_recent = flight.max_age.is_none_or(|seconds| {
+        person.auth_time.is_some_and(|at| at.saturating_add(seconds) + CLOCK_SKEW >= now)
+    });
+    is_recent && (flight.acr.is_empty() || flight.acr.contains(&person.acr))
+}
+
+/// Tokens as they are sealed.
+pub(super) fn sealed_form(tokens: &SetOfTokens) -> Zeroizing<String> {
+    Zeroizing::new(serde_json::to_string(tokens).unwrap_or_default())
+}
+
+/// How far a provider's clock may be off, in seconds.
+const CLOCK_SKEW: u64 = 60;

@@ -1,0 +1,107 @@
+//! Logout at a provider: people are led there, and the provider tells us (OpenID Connect
+//! RP-Initiated Logout 1.0, Back-Channel Logout 1.0).
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::{LogoutForm, asked_for};
+use crate::identity::error::{IdentityError, RequestFault};
+use crate::identity::outcome::{Answered, Outcome};
+use crate::identity::provider::{Provider, SetOfTokens};
+use crate::identity::request::Request;
+use crate::identity::{Identity, Policy, audit};
+use crate::store::{LogoutTokenRow, SessionAtProvider};
+use crate::token::{Revocation, RevokedBy};
+
+impl Identity {
+    /// Where the person logs out at the provider of a session. `None`: it did not begin at one, or
+    /// the provider has no such place.
+    pub(in crate::identity) async fn logout_at_provider(
+        &self,
+        sid: &str,
+        policy: &Policy,
+    ) -> Result<Option<String>, IdentityError> {
+        let Some(row) = self.store.provider_session(sid).await? else { return Ok(None) };
+        let mut providers = policy.providers.iter();
+        let Some(provider) = providers.find(|provider| provider.settings().issuer == row.issuer)
+        else {
+            return Ok(None);
+        };
+        let tokens: SetOfTokens = serde_json::from_str(&row.tokens).unwrap_or_default();
+        let back = format!("{}/logout", policy.issuer);
+        Ok(provider.logout_url(tokens.id.as_deref(), &back).await)
+    }
+
+    /// A provider says that a person has logged out there.
+    pub(in crate::identity) async fn backchannel_logout(
+        &self,
+        request: &Request,
+        policy: &Policy,
+    ) -> Answered {
+        let provider = asked_for(request, policy)?;
+        let form = LogoutForm::read(request)?;
+        let token = match provider.verify_logout(&form.logout_token, &self.clock).await {
+            Ok(token) => token,
+            Err(error) => {
+                let login = &*provider.settings().name;
+                tracing::warn!(login, cause = %error, "a back-channel logout was refused");
+                if error.is_outage() {
+                    return Err(IdentityError::from(error).into());
+                }
+                return Err(IdentityError::Request(RequestFault::LogoutToken).into());
+            }
+        };
+        let received = LogoutTokenRow {
+            name: name(provider, token.jti()),
+            expires_at: token.expires_at().cast_signed(),
+        };
+        if !self.store.receive_logout_token(&received).await? {
+            return Err(IdentityError::Request(RequestFault::LogoutToken).into());
+        }
+        match self.end_named_there(provider, token.into_revocation(), policy).await {
+            Ok(()) => Ok(Outcome::LoggedOutThere),
+            Err(error) => {
+                self.store.forget_logout_token(&received.name).await?;
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn end_named_there(
+        &self,
+        provider: &Provider,
+        named: Revocation,
+        policy: &Policy,
+    ) -> Result<(), IdentityError> {
+        let issuer = &provider.settings().issuer;
+        let sessions = match named.by {
+            RevokedBy::Sid => self.store.sessions_of_sid(issuer, &named.value).await?,
+            _ => self.store.sessions_of_person(issuer, &named.value).await?,
+        };
+        for session in &sessions {
+            self.end_from_provider(session, "logged_out_at_provider", policy).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends a session because its provider says so.
+    pub(super) async fn end_from_provider(
+        &self,
+        session: &SessionAtProvider,
+        event: &'static str,
+        policy: &Policy,
+    ) -> Result<(), IdentityError> {
+        let SessionAtProvider { session: sid, account, idp } = session;
+        self.sessions.end(sid, account, policy, self.clock.unix_time()).await?;
+        audit::from_provider(event, account, idp, sid);
+        Ok(())
+    }
+}
+
+/// A `jti` of a provider as one fixed-length value.
+fn name(provider: &Provider, jti: &str) -> String {
+    let issuer = &provider.settings().issuer;
+    let text = format!("login {}:{issuer}{jti}", issuer.len());
+    URL_SAFE_NO_PAD.encode(digest(&SHA256, text.as_bytes()))
+}

@@ -1,0 +1,407 @@
+//! The tables of people who log in at OpenID providers, and of their sessions there.
+
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+use super::accounts::insert_account;
+use super::{AccountRow, LogoutTokenRow, Store, StoreError};
+
+/// The part of a session that the provider knows about.
+#[derive(Clone)]
+pub struct ProviderSessionRow {
+    /// The id of our session.
+    pub session: String,
+    /// The `iss` of the provider.
+    pub issuer: String,
+    /// The person's `sub` at the provider.
+    pub subject: String,
+    /// The provider's name for its session; empty: none.
+    pub sid: String,
+    /// The provider's tokens. They are sealed in the database.
+    pub tokens: Zeroizing<String>,
+    /// Unix seconds: when the provider is to be asked again; `None`: it cannot be asked.
+    pub due_at: Option<i64>,
+}
+
+/// Omits who it is, and the tokens.
+impl fmt::Debug for ProviderSessionRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProviderSessionRow").field("session", &self.session).finish_non_exhaustive()
+    }
+}
+
+/// A live session that a provider has ended or is asked about.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct SessionAtProvider {
+    /// The id of our session.
+    pub session: String,
+    /// Its account.
+    pub account: String,
+    /// The section of the provider that it began at.
+    pub idp: String,
+}
+
+#[derive(sqlx::FromRow)]
+struct Sealed {
+    session: String,
+    issuer: String,
+    subject: String,
+    sid: String,
+    tokens: String,
+    due_at: Option<i64>,
+}
+
+impl Store {
+    /// The account of a person of a provider.
+    pub async fn account_of_person(
+        &self,
+        issuer: &str,
+        subject: &str,
+    ) -> Result<Option<AccountRow>, StoreError> {
+        Ok(sqlx::query_as(ACCOUNT_OF_PERSON)
+            .bind(issuer)
+            .bind(subject)
+            .fetch_optional(self.connections.reader())
+            .await?)
+    }
+
+    /// Adds an account for a person of a provider. Returns false, and writes nothing, if the address
+    /// is taken or the person already has an account.
+    pub async fn insert_account_of_person(
+        &self,
+        account: &AccountRow,
+        issuer: &str,
+        subject: &str,
+    ) -> Result<bool, StoreError> {
+        let mut writing = self.connections.write().await?;
+        if !insert_account(&mut writing, account).await? {
+            return Ok(false);
+        }
+        let linking = sqlx::query(INSERT_PERSON)
+            .bind(issuer)
+            .bind(subject)
+            .bind(&account.id)
+            .bind(account.created_at);
+        if writing.execute(linking).await? == 0 {
+            return Ok(false);
+        }
+        writing.commit().await?;
+        Ok(true)
+    }
+
+    /// Lets a person of a provider log in to an existing account, at `now` in Unix seconds. Returns
+    /// false if the person already has one.
+    pub async fn link_person(
+        &self,
+        account: &str,
+        issuer: &str,
+        subject: &str,
+        now: i64,
+    ) -> Result<bool, StoreError> {
+        let linking = sqlx::query(INSERT_PERSON).bind(issuer).bind(subject).bind(account).bind(now);
+        Ok(self.write(linking).await? == 1)
+    }
+
+    /// The issuers of the providers that an account is logged in to at, in order.
+    pub async fn issuers_of_account(&self, account: &str) -> Result<Vec<String>, StoreError> {
+        let rows: Vec<(String,)> = sqlx::query_as(
+            "SELECT DISTINCT issuer FROM provider_people WHERE account = $1 ORDER BY issuer",
+        )
+        .bind(account)
+        .fetch_all(self.connections.reader())
+        .await?;
+        Ok(rows.into_iter().map(|(issuer,)| issuer).collect())
+    }
+
+    /// What the provider knows about a session. `None`: it did not begin at a provider.
+    ///
+    /// # Errors
+    /// [`StoreError::Seal`] if the tokens do not open.
+    pub async fn provider_session(
+        &self,
+        session: &str,
+    ) -> Result<Option<ProviderSessionRow>, StoreError> {
+        let row: Option<Sealed> = sqlx::query_as("SELECT session, issuer, subject, sid, tokens, due_at FROM provider_sessions WHERE session = $1")
+            .bind(session)
+            .fetch_optional(self.connections.reader())
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        let Sealed { session, issuer, subject, sid, tokens, due_at } = row;
+        let opened = self.sealer.open(&place(&session), &tokens)?;
+        let tokens = Zeroizing::new(String::from_utf8_lossy(&opened).into_owned());
+        Ok(Some(ProviderSessionRow { session, issuer, subject, sid, tokens, due_at }))
+    }
+
+    /// The live sessions about which a provider is to be asked at `now`, in Unix seconds, those that
+    /// have waited longest first.
+    pub async fn sessions_to_recheck(
+        &self,
+        now: i64,
+        most: i64,
+    ) -> Result<Vec<SessionAtProvider>, StoreError> {
+        let asking = sqlx::query_as(TO_RECHECK).bind(now).bind(most);
+        Ok(asking.fetch_all(self.connections.reader()).await?)
+    }
+
+    /// Claims a session for one request to its provider, until `until` in Unix seconds. Of several
+    /// processes, one succeeds.
+    pub async fn claim_recheck(
+        &self,
+        session: &str,
+        now: i64,
+        until: i64,
+    ) -> Result<bool, StoreError> {
+        let claiming = sqlx::query(CLAIM).bind(until).bind(session).bind(now);
+        Ok(self.write(claiming).await? == 1)
+    }
+
+    /// Ends a claim: the provider is asked again at `due_at`, with these tokens if they are new.
+    pub async fn finish_recheck(
+        &self,
+        session: &str,
+        tokens: Option<&str>,
+        due_at: i64,
+    ) -> Result<(), StoreError> {
+        let sealed = match tokens {
+            Some(tokens) => Some(self.sealer.seal(&place(session), tokens.as_bytes())?),
+            None => None,
+        };
+        let finishing = sqlx::query(FINISH).bind(session).bind(due_at).bind(sealed);
+        self.write(finishing).await?;
+        Ok(())
+    }
+
+    /// Lets the sessions of a provider that are due at `now` wait until `until`, both in Unix
+    /// seconds.
+    pub async fn postpone_rechecks(
+        &self,
+        issuer: &str,
+        now: i64,
+        until: i64,
+    ) -> Result<(), StoreError> {
+        self.write(sqlx::query(POSTPONE).bind(issuer).bind(now).bind(until)).await?;
+        Ok(())
+    }
+
+    /// The live sessions of a person of a provider.
+    pub async fn sessions_of_person(
+        &self,
+        issuer: &str,
+        subject: &str,
+    ) -> Result<Vec<SessionAtProvider>, StoreError> {
+        let asking = sqlx::query_as(OF_PERSON).bind(issuer).bind(subject);
+        Ok(asking.fetch_all(self.connections.reader()).await?)
+    }
+
+    /// Our live sessions that belong to a session at the provider.
+    pub async fn sessions_of_sid(
+        &self,
+        issuer: &str,
+        sid: &str,
+    ) -> Result<Vec<SessionAtProvider>, StoreError> {
+        let asking = sqlx::query_as(OF_SID).bind(issuer).bind(sid);
+        Ok(asking.fetch_all(self.connections.reader()).await?)
+    }
+
+    /// Remembers a logout token. Returns false if it was received before.
+    pub async fn receive_logout_token(&self, token: &LogoutTokenRow) -> Result<bool, StoreError> {
+        let receiving =
+            sqlx::query(super::logout_tokens::RECEIVE).bind(&token.name).bind(token.expires_at);
+        Ok(self.write(receiving).await? == 1)
+    }
+
+    /// Forgets a logout token whose logout failed, so that the provider can send it again.
+    pub async fn forget_logout_token(&self, name: &str) -> Result<(), StoreError> {
+        self.write(sqlx::query("DELETE FROM logout_tokens WHERE name = $1").bind(name)).await?;
+        Ok(())
+    }
+
+    /// Deletes the providers' tokens of sessions that have ended before `before`, in Unix seconds.
+    pub async fn prune_provider_sessions(&self, before: i64) -> Result<(), StoreError> {
+        self.write(sqlx::query(PRUNE).bind(before)).await?;
+        Ok(())
+    }
+
+    /// The key that seals logins in progress.
+    pub fn flight_seal_key(&self) -> Zeroizing<[u8; 32]> {
+        self.sealer.derive("portcullis login flights seal v1")
+    }
+
+    /// The key that the secrets of logins in progress are derived from.
+    pub fn flight_secret_key(&self) -> Zeroizing<[u8; 32]> {
+        self.sealer.derive("portcullis login flights secrets v1")
+    }
+
+    /// Seals a row's tokens.
+    pub(super) fn seal_tokens(&self, row: &ProviderSessionRow) -> Result<String, StoreError> {
+        Ok(self.sealer.seal(&place(&row.session), row.tokens.as_bytes())?)
+    }
+}
+
+/// What the tokens of a session are sealed for.
+fn place(session: &str) -> String {
+    format!("provider_sessions.tokens {session}")
+}
+
+/// Written in the transaction that opens the session.
+pub(super) const INSERT_PROVIDER_SESSION: &str = "INSERT INTO provider_sessions (session, issuer, subject, sid, tokens, due_at, claimed_until) VALUES ($1, $2, $3, $4, $5, $6, 0)";
+
+const INSERT_PERSON: &str = "INSERT INTO provider_people (issuer, subject, account, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (issuer, subject) DO NOTHING";
+
+const ACCOUNT_OF_PERSON: &str = "SELECT accounts.* FROM accounts JOIN provider_people ON provider_people.account = accounts.id \
+    WHERE provider_people.issuer = $1 AND provider_people.subject = $2";
+
+const TO_RECHECK: &str = "SELECT sessions.id AS session, sessions.account, sessions.idp FROM provider_sessions \
+    JOIN sessions ON sessions.id = provider_sessions.session JOIN accounts ON accounts.id = sessions.account \
+    WHERE provider_sessions.due_at <= $1 AND provider_sessions.claimed_until <= $1 \
+    AND sessions.ended_at IS NULL AND sessions.generation = accounts.generation AND accounts.disabled = 0 \
+    ORDER BY provider_sessions.due_at LIMIT $2";
+
+const CLAIM: &str = "UPDATE provider_sessions SET claimed_until = $1 WHERE session = $2 AND due_at <= $3 AND claimed_until <= $3";
+
+const FINISH: &str = "UPDATE provider_sessions SET claimed_until = 0, due_at = $2, tokens = COALESCE($3, tokens) WHERE session = $1";
+
+const POSTPONE: &str = "UPDATE provider_sessions SET due_at = $3 WHERE issuer = $1 AND due_at <= $2 AND claimed_until <= $2";
+
+const OF_PERSON: &str = "SELECT sessions.id AS session, sessions.account, sessions.idp FROM provider_sessions \
+    JOIN sessions ON sessions.id = provider_sessions.session \
+    WHERE provider_sessions.issuer = $1 AND provider_sessions.subject = $2 AND sessions.ended_at IS NULL";
+
+const OF_SID: &str = "SELECT sessions.id AS session, sessions.account, sessions.idp FROM provider_sessions \
+    JOIN sessions ON sessions.id = provider_sessions.session \
+    WHERE provider_sessions.issuer = $1 AND provider_sessions.sid = $2 AND sessions.ended_at IS NULL";
+
+const PRUNE: &str =
+    "DELETE FROM provider_sessions WHERE session IN (SELECT id FROM sessions WHERE ended_at <= $1)";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::accounts::tests::account;
+    use crate::store::test_settings as settings;
+    use crate::store::{LoginProof, SessionRow};
+
+    const ISSUER: &str = "https://login.test";
+
+    async fn store(folder: &tempfile::TempDir) -> Store {
+        Store::open(&settings(folder.path())).await.unwrap()
+    }
+
+    async fn open(store: &Store, id: &str, due_at: Option<i64>) {
+        let session = SessionRow {
+            id: id.into(),
+            account: "a".into(),
+            generation: 0,
+            counter: 0,
+            created_at: 100,
+            rotated_at: 100_000,
+            address: "192.0.2.1".into(),
+            user_agent: String::new(),
+            ended_at: None,
+            until_closed: 0,
+            proof: LoginProof { idp: "corp".into(), acr: "phr".into(), auth_time: 99 },
+        };
+        let row = ProviderSessionRow {
+            session: id.into(),
+            issuer: ISSUER.into(),
+            subject: "u-1".into(),
+            sid: format!("there {id}"),
+            tokens: Zeroizing::new("secret tokens".into()),
+            due_at,
+        };
+        let issued = store.open_session(&session, "=x", Some(&row)).await.unwrap().unwrap();
+        assert_eq!(issued.proof, session.proof);
+    }
+
+    fn names(sessions: &[SessionAtProvider]) -> Vec<&str> {
+        sessions.iter().map(|found| found.session.as_str()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_person_has_one_account() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder).await;
+        let first = account("a", "a@x.example");
+        assert!(store.insert_account_of_person(&first, ISSUER, "u-1").await.unwrap());
+        for (other, subject) in
+            [(account("b", "a@x.example"), "u-2"), (account("b", "b@x.example"), "u-1")]
+        {
+            assert!(!store.insert_account_of_person(&other, ISSUER, subject).await.unwrap());
+            assert_eq!(store.account("b").await.unwrap(), None, "nothing was written");
+        }
+        assert!(store.link_person("a", "https://other.test", "u-1", 5).await.unwrap());
+        assert!(!store.link_person("a", ISSUER, "u-1", 5).await.unwrap());
+        let found = store.account_of_person("https://other.test", "u-1").await.unwrap();
+        assert_eq!(found, Some(first));
+        assert_eq!(store.account_of_person(ISSUER, "u-2").await.unwrap(), None);
+        assert_eq!(store.issuers_of_account("a").await.unwrap(), [ISSUER, "https://other.test"]);
+    }
+
+    #[tokio::test]
+    async fn one_process_asks_the_provider_and_the_tokens_are_sealed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (here, there) = (store(&folder).await, store(&folder).await);
+        here.insert_account_of_person(&account("a", "a@x.example"), ISSUER, "u-1").await.unwrap();
+        open(&here, "s", Some(200)).await;
+        open(&here, "t", None).await;
+        assert!(here.sessions_to_recheck(199, 9).await.unwrap().is_empty());
+        assert_eq!(names(&here.sessions_to_recheck(200, 9).await.unwrap()), ["s"]);
+        let claims = tokio::join!(
+            here.claim_recheck("s", 200, 260),
+            there.claim_recheck("s", 200, 260),
+            here.claim_recheck("s", 200, 260)
+        );
+        let won = [claims.0, claims.1, claims.2].into_iter().filter(|won| *won.as_ref().unwrap());
+        assert_eq!(won.count(), 1);
+        assert!(here.sessions_to_recheck(259, 9).await.unwrap().is_empty());
+        assert!(there.claim_recheck("s", 260, 320).await.unwrap(), "the first one has died");
+        there.finish_recheck("s", Some("newer tokens"), 400).await.unwrap();
+        assert!(here.sessions_to_recheck(399, 9).await.unwrap().is_empty());
+        let row = here.provider_session("s").await.unwrap().unwrap();
+        assert_eq!((row.tokens.as_str(), row.due_at), ("newer tokens", Some(400)));
+        here.finish_recheck("s", None, 500).await.unwrap();
+        let row = here.provider_session("s").await.unwrap().unwrap();
+        assert_eq!((row.tokens.as_str(), row.due_at), ("newer tokens", Some(500)));
+        let (stored,): (String,) = sqlx::query_as("SELECT tokens FROM provider_sessions")
+            .fetch_one(here.connections.reader())
+            .await
+            .unwrap();
+        assert!(!stored.contains("tokens"));
+        // The row of one session does not open as that of another.
+        let moving = sqlx::query("UPDATE provider_sessions SET tokens = $1 WHERE session = 't'");
+        here.write(moving.bind(stored)).await.unwrap();
+        here.provider_session("t").await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn live_sessions_are_found_by_person_and_by_the_providers_session() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder).await;
+        store.insert_account_of_person(&account("a", "a@x.example"), ISSUER, "u-1").await.unwrap();
+        open(&store, "s", Some(200)).await;
+        open(&store, "t", Some(200)).await;
+        assert_eq!(store.sessions_of_person(ISSUER, "u-1").await.unwrap().len(), 2);
+        assert_eq!(store.sessions_of_person("https://other.test", "u-1").await.unwrap(), []);
+        assert_eq!(names(&store.sessions_of_sid(ISSUER, "there t").await.unwrap()), ["t"]);
+        let row = crate::store::RevocationRow {
+            kind: "sid".into(),
+            value: "t".into(),
+            scope: "=x".into(),
+            revoked_at: 0,
+            seq: 0,
+        };
+        store.end_session("t", "a", &row, 150).await.unwrap();
+        assert_eq!(names(&store.sessions_of_person(ISSUER, "u-1").await.unwrap()), ["s"]);
+        assert_eq!(store.sessions_of_sid(ISSUER, "there t").await.unwrap(), []);
+        assert_eq!(names(&store.sessions_to_recheck(999, 9).await.unwrap()), ["s"]);
+        store.prune_provider_sessions(150).await.unwrap();
+        assert!(store.provider_session("t").await.unwrap().is_none());
+        assert!(store.provider_session("s").await.unwrap().is_some());
+        let token = LogoutTokenRow { name: "n".into(), expires_at: 100 };
+        assert!(store.receive_logout_token(&token).await.unwrap());
+        assert!(!store.receive_logout_token(&token).await.unwrap());
+        store.forget_logout_token("n").await.unwrap();
+        assert!(store.receive_logout_token(&token).await.unwrap());
+    }
+}

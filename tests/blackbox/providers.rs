@@ -1,0 +1,630 @@
+//! People who log in at an OpenID provider (CONTRACT §11): a certified provider (oidc-provider), and
+//! browsers that follow its redirects.
+
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::by_mail::sqlite;
+use crate::harness::accounts::PASSWORD;
+use crate::harness::peers::Peer;
+use crate::harness::{Gateway, PATIENCE, Response};
+
+/// A provider, and a gateway where people log in at it.
+struct Site {
+    provider: Peer,
+    gateway: Gateway,
+    issuer: String,
+}
+
+/// What a browser ends at.
+#[derive(Debug)]
+struct Page(Value);
+
+impl Page {
+    fn status(&self) -> u64 {
+        self.0["status"].as_u64().unwrap()
+    }
+
+    fn url(&self) -> &str {
+        self.0["url"].as_str().unwrap()
+    }
+
+    fn body(&self) -> &str {
+        self.0["body"].as_str().unwrap()
+    }
+
+    fn cookie(&self, name: &str) -> Option<&str> {
+        self.0["cookies"][name].as_str()
+    }
+
+    fn hops(&self) -> Vec<&str> {
+        self.0["hops"].as_array().unwrap().iter().map(|hop| hop["url"].as_str().unwrap()).collect()
+    }
+
+    /// The claims of the access token in the cookie, unverified.
+    #[track_caller]
+    fn claims(&self) -> Value {
+        use base64::Engine;
+        let token = self.cookie(ACCESS).unwrap_or_else(|| panic!("no session: {self:?}"));
+        let payload = token.split('.').nth(1).unwrap();
+        serde_json::from_slice(&base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap())
+            .unwrap()
+    }
+}
+
+const ACCESS: &str = "__Host-portcullis";
+const SESSION: &str = "__Host-portcullis-session";
+const LOGINS: &str = "__Host-portcullis-login";
+
+/// A file with a provider `corp`: lines for `[identity]`, and for the provider.
+fn file(issuer: &str, identity: &str, login: &str) -> String {
+    format!(
+        "[identity]\nissuer = 'http://app.test/auth'\n{identity}\n[identity.login.corp]\nname = 'Example Corp'\nissuer = '{issuer}'\n\
+         client_id = 'portcullis'\nclient_secret = {{ file = 'login.secret' }}\n{login}\n\
+         [[route]]\npath = '/*'\nupstream = 'app'\ntoken_from = ['header', 'cookie']\nissuers = ['identity']\n\
+         [[route]]\npath = '/auth/*'\nidentity = true\nlimit = 'wide'\n[limit.wide]\nrequests = 100000\nper = '1s'\n"
+    )
+}
+
+const SECRET: &str = "secret of the client: 100 %";
+
+impl Site {
+    async fn start(identity: &str, login: &str) -> Option<Self> {
+        Self::with(&json!({ "do": "serve" }), identity, login).await
+    }
+
+    /// With this provider.
+    async fn with(serve: &Value, identity: &str, login: &str) -> Option<Self> {
+        let mut provider = Peer::start("provider.js")?;
+        let served = provider.ask(serve.clone());
+        let issuer = served["issuer"].as_str().unwrap().to_owned();
+        let setup = Gateway::setup(&file(&issuer, identity, login))
+            .file("login.secret", SECRET)
+            .file("client.key", served["key"].as_str().unwrap_or_default());
+        let gateway = setup.start().await;
+        let address = gateway.address().to_string();
+        provider.ask(json!({ "do": "gateway", "address": address }));
+        let mut site = Self { provider, gateway, issuer };
+        site.person("ann", &json!({}));
+        Some(site)
+    }
+
+    /// Who logs in from now on; `claims` in addition to the usual ones.
+    fn person(&mut self, account: &str, claims: &Value) {
+        let mut all = json!({ "email": format!("{account}@example.com"), "email_verified": true, "name": account });
+        all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+        self.provider.ask(json!({ "do": "person", "account": account, "claims": all }));
+    }
+
+    fn browse(&mut self, jar: &str, url: &str) -> Page {
+        Page(self.provider.ask(json!({ "do": "browse", "jar": jar, "url": url })))
+    }
+
+    /// Stops in front of a URL that begins with this.
+    fn browse_until(&mut self, jar: &str, url: &str, until: &str) -> String {
+        let page = Page(
+            self.provider.ask(json!({ "do": "browse", "jar": jar, "url": url, "until": until })),
+        );
+        assert_eq!(page.status(), 0, "{page:?}");
+        page.url().to_owned()
+    }
+
+    fn submit(&mut self, jar: &str, url: &str, form: &Value) -> Page {
+        Page(self.provider.ask(json!({ "do": "browse", "jar": jar, "url": url, "form": form })))
+    }
+
+    fn count(&mut self, path: &str) -> u64 {
+        let counts = self.provider.ask(json!({ "do": "count" }));
+        counts["counts"][path].as_u64().unwrap_or(0)
+    }
+
+    /// Logs in, and returns the page that was asked for.
+    #[track_caller]
+    fn log_in(&mut self, jar: &str) -> Page {
+        let page = self.browse(jar, "/auth/login/corp?return_to=%2Freports%3Fq%3D1");
+        assert_eq!((page.status(), page.url()), (200, "http://app.test/reports?q=1"), "{page:?}");
+        page
+    }
+
+    /// The refusal at the end of a login.
+    #[track_caller]
+    fn refused(&mut self, jar: &str, url: &str, status: u64) -> Page {
+        let page = self.browse(jar, url);
+        assert_eq!(page.status(), status, "{page:?}");
+        assert_eq!(page.cookie(ACCESS), None, "{page:?}");
+        page
+    }
+
+    async fn logged(&self, message: &str, cause: &str) {
+        self.gateway
+            .log()
+            .until(&format!("{message}: {cause}"), |line| {
+                line["message"] == message && line.to_string().contains(cause)
+            })
+            .await;
+    }
+
+    async fn reaches(&self, page: &Page) -> Response {
+        self.gateway.get("/x").bearer(page.cookie(ACCESS).unwrap()).send().await
+    }
+}
+
+const CALLBACK: &str = "http://app.test/auth/login/corp/callback";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_at_a_provider_ends_in_a_session_of_ours() {
+    let Some(mut site) = Site::start("password_login = false", "").await else { return };
+    // With one way to log in, the page of the application leads straight there and back.
+    let page = site.browse("ann", "/reports?q=1");
+    assert_eq!((page.status(), page.url()), (200, "http://app.test/reports?q=1"), "{page:?}");
+    let hops = page.hops();
+    assert_eq!(hops[1], "http://app.test/auth/login?return_to=%2Freports%3Fq%3D1");
+    assert_eq!(hops[2], "http://app.test/auth/login/corp?return_to=%2Freports%3Fq%3D1");
+    assert!(hops[3].starts_with(&format!("{}/auth?", site.issuer)), "{hops:?}");
+    for parameter in [
+        "response_type=code",
+        "client_id=portcullis",
+        "redirect_uri=http%3A%2F%2Fapp.test%2Fauth%2Flogin%2Fcorp%2Fcallback",
+        "scope=openid+email+profile",
+        "code_challenge_method=S256",
+        "state=",
+        "nonce=",
+    ] {
+        assert!(hops[3].contains(parameter), "{parameter} {}", hops[3]);
+    }
+    assert_eq!(page.cookie(LOGINS), None, "the login is over");
+    let claims = page.claims();
+    assert_eq!(
+        (&claims["idp"], &claims["acr"], &claims["email"], &claims["name"], &claims["roles"]),
+        (&json!("corp"), &json!("pwd"), &json!("ann@example.com"), &json!("ann"), &json!([])),
+        "{claims}"
+    );
+    assert!(claims["auth_time"].as_u64().is_some() || claims["auth_time"].is_null());
+    let received = site.gateway.upstream().last();
+    assert_eq!(received.header("x-auth-email"), Some("ann@example.com"));
+    assert_eq!(received.header("cookie"), None);
+    // The account is that of (issuer, subject), whatever the address and the name.
+    site.person("ann", &json!({ "email": "ann.ott@example.com", "name": "Ann Ott" }));
+    let again = site.log_in("another browser").claims();
+    assert_eq!(
+        (&again["sub"], &again["email"], &again["name"]),
+        (&claims["sub"], &json!("ann.ott@example.com"), &json!("Ann Ott"))
+    );
+    assert_ne!(again["sid"], claims["sid"]);
+    site.person("bob", &json!({}));
+    assert_ne!(site.log_in("bob").claims()["sub"], claims["sub"]);
+    // Another login in the same browser: the earlier session ends.
+    let old = site.browse("bob", "/x");
+    assert_eq!(site.reaches(&old).await.status, 200);
+    assert_ne!(site.log_in("bob").claims()["sid"], old.claims()["sid"]);
+    site.reaches(&old).await.is(401, "token_revoked");
+
+    // A program gets JSON, and no cookie.
+    let response = site.gateway.get("/reports").header("Accept", "application/json").send().await;
+    response.is(401, "credentials_missing");
+    assert!(response.headers("set-cookie").is_empty(), "{response:?}");
+    let script = site.gateway.get("/reports").header("Sec-Fetch-Mode", "cors").send().await;
+    script.is(401, "credentials_missing");
+    assert!(script.headers("set-cookie").is_empty(), "{script:?}");
+    // Nobody logs in with a password.
+    for path in ["/auth/login", "/auth/register", "/auth/password/forgot"] {
+        let body = json!({ "email": "ann@example.com", "password": PASSWORD });
+        site.gateway.post(path, &body).send().await.is(403, "login_method");
+    }
+    site.gateway.get("/auth/login/none").send().await.is(404, "route_not_found");
+    site.gateway
+        .log()
+        .until("the login is logged", |line| line["message"] == "login_succeeded")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_login_page_offers_every_way() {
+    let Some(mut site) = Site::start("registration = 'open'", "").await else { return };
+    let page = site.browse("ann", "/auth/login?return_to=%2Fa");
+    assert!(
+        page.body()
+            .contains("href=\"/auth/login/corp?return_to=%2Fa\">Log in with Example Corp</a>"),
+        "{page:?}"
+    );
+    assert!(page.body().contains("type=\"password\""));
+    let german = site
+        .gateway
+        .get("/auth/login")
+        .header("Accept", "text/html")
+        .header("Accept-Language", "de")
+        .send()
+        .await;
+    assert!(german.text().contains("Mit Example Corp anmelden"));
+    // Whoever logs in with a password says so.
+    site.gateway.register("dan@example.com").await;
+    let claims = site.gateway.login("dan@example.com").await.claims();
+    assert_eq!((&claims["idp"], &claims["acr"]), (&json!("password"), &json!("pwd")));
+    assert_eq!(claims["auth_time"], claims["iat"]);
+    // After a logout there is something to read.
+    let done = site.browse("ann", "/auth/login?done=everywhere");
+    assert_eq!(done.status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roles_come_from_the_provider_and_go_with_it() {
+    let lines = "roles = 'groups'\nrole_map = { 'wiki-editors' = ['editor', 'reader'], 'Domain Admins' = ['admin'] }\ndefault_roles = ['user']\nrequire = { hd = ['example.com'] }";
+    let Some(mut site) = Site::start("", lines).await else { return };
+    site.person(
+        "ann",
+        &json!({ "hd": "example.com", "groups": ["wiki-editors", "other", "admin"] }),
+    );
+    let first = site.log_in("ann");
+    assert_eq!(first.claims()["roles"], json!(["editor", "reader", "user"]));
+    assert_eq!(site.reaches(&first).await.status, 200);
+    site.person("ann", &json!({ "hd": "example.com", "groups": ["Domain Admins"] }));
+    let second = site.log_in("another browser");
+    assert_eq!(second.claims()["roles"], json!(["admin", "user"]));
+    site.reaches(&first).await.is(401, "token_revoked");
+    let renewed = site.browse("ann", "/x");
+    assert_eq!(renewed.claims()["roles"], json!(["admin", "user"]), "the session goes on");
+
+    site.person("ann", &json!({ "hd": "example.org", "groups": ["Domain Admins"] }));
+    let page = site.refused("third", "/auth/login/corp", 403);
+    assert!(page.body().contains("You are not allowed to log in here."), "{page:?}");
+    site.logged("a person may not log in", "`require`").await;
+    site.person("ann", &json!({ "hd": "example.com", "_claim_names": { "groups": "src1" } }));
+    let page = site.refused("third", "/auth/login/corp", 403);
+    assert!(page.body().contains("more groups than your login provider"), "{page:?}");
+    site.logged("login_failed", "groups_overage").await;
+}
+
+/// Without a map, the values are the roles; one that would be two others is none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_with_a_space_is_not_two_roles() {
+    let Some(mut site) = Site::start("", "roles = 'groups'").await else { return };
+    site.person("ann", &json!({ "groups": ["auditor", "admin staff"] }));
+    assert_eq!(site.log_in("ann").claims()["roles"], json!(["auditor"]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_is_joined_only_if_both_sides_have_verified_the_address() {
+    for (link, verified_there, verified_here, joins) in [
+        ("never", true, true, false),
+        ("verified_email", true, true, true),
+        ("verified_email", false, true, false),
+        ("verified_email", true, false, false),
+    ] {
+        let what = format!("{link} {verified_there} {verified_here}");
+        let login = format!("link = '{link}'");
+        let Some(mut site) = Site::start("registration = 'open'", &login).await else { return };
+        site.gateway.register("ann@example.com").await;
+        let own = site.gateway.login("ann@example.com").await.claims();
+        if verified_here {
+            sqlite(&site.gateway.path("portcullis.db"), "UPDATE accounts SET email_verified = 1")
+                .await;
+        }
+        let said = if verified_there { json!(true) } else { json!(null) };
+        site.person("ann", &json!({ "email_verified": said }));
+        if joins {
+            assert_eq!(site.log_in("ann").claims()["sub"], own["sub"], "{what}");
+            assert_eq!(site.log_in("again").claims()["sub"], own["sub"], "{what}");
+        } else {
+            let page = site.refused("ann", "/auth/login/corp", 409);
+            assert!(page.body().contains("already has an account here"), "{what} {page:?}");
+        }
+    }
+}
+
+/// The address that nobody has verified is not passed on, and the account is none the less theirs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_without_an_address_has_an_account() {
+    let Some(mut site) = Site::start("", "").await else { return };
+    for (account, claims) in [
+        ("ann", json!({ "email": null, "email_verified": null })),
+        ("bob", json!({ "email": "boss@example.com", "email_verified": false })),
+    ] {
+        site.person(account, &claims);
+        let first = site.log_in(account).claims();
+        assert_eq!(first["email"], Value::Null);
+        assert_eq!(site.gateway.upstream().last().header("x-auth-email"), None);
+        assert_eq!(site.log_in("again").claims()["sub"], first["sub"]);
+        site.provider.ask(json!({ "do": "jar", "jar": "again", "remove": [SESSION, ACCESS] }));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn eight_logins_at_once_all_arrive() {
+    let Some(mut site) = Site::start("password_login = false", "").await else { return };
+    // They begin one after the other and come back in another order.
+    let waiting: Vec<String> = (0..8)
+        .map(|tab| {
+            site.browse_until("ann", &format!("/auth/login/corp?return_to=%2Ftab{tab}"), CALLBACK)
+        })
+        .collect();
+    for tab in [3, 7, 0, 1, 2, 6, 5, 4] {
+        let page = site.browse("ann", &waiting[tab]);
+        assert_eq!(
+            (page.status(), page.url()),
+            (200, format!("http://app.test/tab{tab}").as_str()),
+            "{page:?}"
+        );
+    }
+    // Two begin together: the answer to the second overwrites the cookie of the first.
+    let first = site.browse_until("bob", "/auth/login/corp?return_to=%2Ffirst", CALLBACK);
+    site.provider.ask(json!({ "do": "jar", "jar": "bob", "remove": [LOGINS] }));
+    let second = site.browse_until("bob", "/auth/login/corp?return_to=%2Fsecond", CALLBACK);
+    let page = site.browse("bob", &first);
+    assert_eq!((page.status(), page.url()), (200, "http://app.test/first"), "{page:?}");
+    let page = site.browse("bob", &second);
+    assert_eq!((page.status(), page.url()), (200, "http://app.test/second"), "{page:?}");
+    // A tab that was left open long ago finds a session.
+    let page = site.browse("bob", &first);
+    assert_eq!((page.status(), page.url()), (200, "http://app.test/first"), "{page:?}");
+    let page = site.browse("bob", &format!("{CALLBACK}?code=x&state=forged"));
+    assert_eq!((page.status(), page.url()), (200, "http://app.test/"), "{page:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attacks_on_a_login_open_no_session() {
+    let Some(mut site) = Site::start("", "[identity.login.other]\nissuer = 'http://127.0.0.1:9/other'\nclient_id = 'x'\nclient_secret = { file = 'login.secret' }").await else { return };
+    // Login CSRF: the attacker's own login, finished in the browser of somebody else.
+    let forced = site.browse_until("attacker", "/auth/login/corp?return_to=%2Fa", CALLBACK);
+    let page = site.refused("victim", &forced, 400);
+    assert!(page.body().contains("was started in another browser"), "{page:?}");
+    assert!(page.body().contains("href=\"/auth/login?return_to=%2Fa\""), "{page:?}");
+    // The victim has a login of their own in progress: it begins again, as the victim.
+    site.browse_until("busy", "/auth/login/corp", CALLBACK);
+    site.person("victim", &json!({}));
+    let page = site.browse("busy", &forced);
+    assert_eq!(page.claims()["email"], "victim@example.com", "{page:?}");
+    // The code of one login in another one of the same browser: PKCE and nonce refuse it.
+    let one = site.browse_until("ann", "/auth/login/corp", CALLBACK);
+    let two = site.browse_until("ann", "/auth/login/corp", CALLBACK);
+    let parameter = |url: &str, name: &str| {
+        let query = url.split_once('?').unwrap().1;
+        let found = query.split('&').find_map(|pair| pair.strip_prefix(&format!("{name}=")));
+        found.unwrap().to_owned()
+    };
+    let iss = parameter(&one, "iss");
+    let injected = format!(
+        "{CALLBACK}?code={}&state={}&iss={iss}",
+        parameter(&one, "code"),
+        parameter(&two, "state")
+    );
+    site.refused("ann", &injected, 401);
+    site.logged("a login at a provider failed", "invalid_grant").await;
+    // Mix-up: the response of one provider at the path of another one, or with its name.
+    let three = site.browse_until("ann", "/auth/login/corp", CALLBACK);
+    site.refused("ann", &three.replace("/corp/", "/other/"), 400);
+    site.refused("ann", &three.replace(&iss, "https%3A%2F%2Fevil.test"), 401);
+    site.logged("a login at a provider failed", "another `iss`").await;
+    let four = site.browse_until("ann", "/auth/login/corp", CALLBACK);
+    site.refused("ann", &four.replace(&format!("&iss={iss}"), ""), 401);
+    site.logged("a login at a provider failed", "no `iss`").await;
+    // A code works once, also after a logout.
+    let five = site.browse_until("carl", "/auth/login/corp?return_to=%2Fc", CALLBACK);
+    assert_eq!(site.browse("carl", &five).status(), 200);
+    site.provider.ask(json!({ "do": "jar", "jar": "carl", "remove": [ACCESS, SESSION] }));
+    site.refused("carl", &five, 400);
+    // Forged, cut, and oversized.
+    let state = parameter(&one, "state");
+    for state in ["", "AAAA", &state[1..], &"A".repeat(9000), &format!("{state}A")] {
+        site.refused("ann", &format!("{CALLBACK}?code=x&state={state}&iss={iss}"), 400);
+    }
+    site.refused("ann", &format!("{CALLBACK}?code=x&iss={iss}"), 400);
+    // What the provider says about a login that failed is in the log, not on the page.
+    let six = site.browse_until("ann", "/auth/login/corp", CALLBACK);
+    let denied = format!(
+        "{CALLBACK}?error=access_denied&error_description=Not+today&state={}&iss={iss}",
+        parameter(&six, "state")
+    );
+    let page = site.refused("ann", &denied, 401);
+    assert!(!page.body().contains("Not today"), "{page:?}");
+    site.logged("a login at a provider failed", "Not today").await;
+    // Never to another site.
+    for evil in ["https%3A%2F%2Fevil.test%2F", "%2F%2Fevil.test", "%2F%5Cevil.test"] {
+        let page = site.browse("dora", &format!("/auth/login/corp?return_to={evil}"));
+        assert_eq!(page.url(), "http://app.test/", "{evil}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logins_that_are_never_finished_cost_nothing() {
+    let Some(mut site) = Site::start("", "").await else { return };
+    let (mut cookie, mut sizes) = (String::new(), Vec::new());
+    for _ in 0..1000 {
+        let request = site.gateway.get("/auth/login/corp?return_to=%2Fa");
+        let response = request.header("Cookie", &cookie).send().await;
+        assert_eq!(response.status, 302, "{response:?}");
+        let set = response.header("set-cookie").unwrap();
+        assert!(set.ends_with("; Path=/; Max-Age=900; HttpOnly; Secure; SameSite=Lax"), "{set}");
+        cookie = set.split_once(';').unwrap().0.to_owned();
+        sizes.push(cookie.len());
+    }
+    sizes.dedup();
+    assert_eq!(sizes.len(), 1, "the cookie never grows: {sizes:?}");
+    assert!(sizes[0] < 350, "{sizes:?}");
+    assert_eq!(site.count("/auth"), 0, "the provider was not asked");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cookie_is_small_however_large_the_tokens_are() {
+    let Some(mut site) = Site::with(&json!({ "do": "serve", "large": 16 * 1024 }), "", "").await
+    else {
+        return;
+    };
+    site.log_in("ann");
+    for _ in 0..8 {
+        site.browse_until("ann", "/auth/login/corp", &site.issuer.clone());
+    }
+    let page = site.browse("ann", "/x");
+    let longest = page.0["longest"].as_u64().unwrap();
+    assert!(longest < 2048, "{longest}");
+    assert_eq!(site.gateway.upstream().last().header("cookie"), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_proves_itself_with_a_key() {
+    let Some(mut provider) = Peer::start("provider.js") else { return };
+    let served = provider.ask(json!({ "do": "serve", "assertion": true }));
+    let issuer = served["issuer"].as_str().unwrap();
+    let file = file(issuer, "", "").replace(
+        "client_secret = { file = 'login.secret' }",
+        "client_key = { file = 'client.key' }",
+    );
+    let gateway =
+        Gateway::setup(&file).file("client.key", served["key"].as_str().unwrap()).start().await;
+    provider.ask(json!({ "do": "gateway", "address": gateway.address().to_string() }));
+    provider
+        .ask(json!({ "do": "person", "account": "ann", "claims": { "email": "ann@example.com" } }));
+    let page = Page(
+        provider
+            .ask(json!({ "do": "browse", "jar": "ann", "url": "/auth/login/corp?return_to=%2Fa" })),
+    );
+    assert_eq!((page.status(), page.url()), (200, "http://app.test/a"), "{page:?}");
+}
+
+/// The gateway starts, says what is wrong, and goes on when the provider is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_a_provider_is_away_the_gateway_works() {
+    let Some(mut site) = Site::start("password_login = false", "recheck = '1s'").await else {
+        return;
+    };
+    let page = site.log_in("ann");
+    site.provider.ask(json!({ "do": "down" }));
+    site.gateway.kill_and_restart().await;
+    let address = site.gateway.address().to_string();
+    site.provider.ask(json!({ "do": "gateway", "address": address }));
+    let away = site.refused("bob", "/auth/login?return_to=%2Fb", 503);
+    assert!(away.body().contains("Your login provider does not respond."), "{away:?}");
+    assert!(away.body().contains("href=\"/auth/login?return_to=%2Fb\""), "{away:?}");
+    site.gateway.get("/auth/login/corp").send().await.is(503, "keys_unavailable");
+    // Who was logged in stays logged in, although the provider cannot be asked.
+    site.logged("a session cannot be checked at its provider; it goes on", "corp").await;
+    assert_eq!(site.browse("ann", "/x").status(), 200);
+    assert_eq!(site.reaches(&page).await.status, 200);
+    site.provider.ask(json!({ "do": "up" }));
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while site.browse("bob", "/auth/login?return_to=%2Fb").status() != 200 {
+        assert!(std::time::Instant::now() < deadline, "the provider is back");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_provider_that_answers_nonsense_fails_one_login() {
+    let Some(mut site) = Site::start("", "").await else { return };
+    for (how, status, cause) in [
+        ("html", 401, "/token cannot be used"),
+        ("large", 401, "too large"),
+        ("redirect", 401, "it redirects"),
+        ("slow", 503, "longer than 10 s"),
+    ] {
+        site.provider.ask(json!({ "do": "break", "how": how }));
+        site.refused(how, "/auth/login/corp", status);
+        site.logged("a login at a provider failed", cause).await;
+        assert_eq!(site.count("/elsewhere"), 0);
+    }
+    site.provider.ask(json!({ "do": "break", "how": "" }));
+    site.log_in("ann");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_taken_away_at_the_provider_is_gone_after_the_recheck() {
+    let Some(mut site) = Site::start("", "roles = 'groups'\nrecheck = '1s'").await else { return };
+    site.person("ann", &json!({ "groups": ["editor", "reader"] }));
+    let page = site.log_in("ann");
+    assert_eq!(page.claims()["roles"], json!(["editor", "reader"]));
+    site.person("ann", &json!({ "groups": ["reader"] }));
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while site.reaches(&page).await.status == 200 {
+        assert!(std::time::Instant::now() < deadline, "the token is revoked");
+    }
+    let renewed = site.browse("ann", "/x");
+    assert_eq!((renewed.status(), &renewed.claims()["roles"]), (200, &json!(["reader"])));
+    assert_eq!(renewed.claims()["sid"], page.claims()["sid"]);
+    // The account is disabled there: the session ends.
+    site.provider.ask(json!({ "do": "forget", "account": "ann" }));
+    let ended = site
+        .gateway
+        .log()
+        .until("the session has ended", |line| line["message"] == "ended_by_provider")
+        .await;
+    assert_eq!((&ended["login"], &ended["sid"]), (&json!("corp"), &page.claims()["sid"]));
+    site.reaches(&renewed).await.is(401, "token_revoked");
+}
+
+/// Twenty tabs whose access token has expired: nothing of this reaches the provider.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_never_wait_for_the_provider() {
+    let Some(mut site) = Site::start("access_token_ttl = '1s'", "recheck = '1h'").await else {
+        return;
+    };
+    let page = site.log_in("ann");
+    let asked = site.count("/token");
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while site.reaches(&page).await.status == 200 {
+        assert!(std::time::Instant::now() < deadline, "the access token expires");
+    }
+    let cookie = format!(
+        "{ACCESS}={}; {SESSION}={}",
+        page.cookie(ACCESS).unwrap(),
+        page.cookie(SESSION).unwrap()
+    );
+    let mut tabs = JoinSet::new();
+    for _ in 0..20 {
+        tabs.spawn(site.gateway.get("/x").header("Cookie", &cookie).send());
+    }
+    for response in tabs.join_all().await {
+        assert_eq!(response.status, 200, "{response:?}");
+    }
+    assert_eq!(site.count("/token"), asked);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_logout_here_leads_to_the_provider_and_back() {
+    let Some(mut site) = Site::start("", "").await else { return };
+    let page = site.log_in("ann");
+    let form = site.browse("ann", "/auth/logout");
+    assert!(form.body().contains("action=\"/auth/logout\""), "{form:?}");
+    let there = site.submit("ann", "/auth/logout", &json!({}));
+    let end = &there.hops()[1];
+    assert!(end.starts_with(&format!("{}/session/end?", site.issuer)), "{there:?}");
+    assert!(end.contains("id_token_hint=ey") && end.contains("client_id=portcullis"), "{end}");
+    assert!(
+        end.contains("post_logout_redirect_uri=http%3A%2F%2Fapp.test%2Fauth%2Flogout"),
+        "{end}"
+    );
+    assert_eq!(there.status(), 200, "{there:?}");
+    assert_eq!((there.cookie(ACCESS), there.cookie(SESSION)), (None, None));
+    site.reaches(&page).await.is(401, "token_revoked");
+    // A program gets 204.
+    let page = site.log_in("bob");
+    let response = site
+        .gateway
+        .request("POST", "/auth/logout")
+        .bearer(page.cookie(ACCESS).unwrap())
+        .send()
+        .await;
+    assert_eq!(response.status, 204, "{response:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_logout_at_the_provider_ends_the_session_here() {
+    let Some(mut site) = Site::start("", "").await else { return };
+    let (ann, elsewhere) = (site.log_in("ann"), site.log_in("elsewhere"));
+    let response = site.provider.ask(json!({ "do": "logout", "jar": "ann" }));
+    assert_eq!(response["told"], 1, "{response}");
+    site.reaches(&ann).await.is(401, "token_revoked");
+    assert_eq!(site.reaches(&elsewhere).await.status, 200, "another session there goes on");
+    let logged = site
+        .gateway
+        .log()
+        .until("the logout is logged", |line| line["message"] == "logged_out_at_provider")
+        .await;
+    assert_eq!(logged["account"], ann.claims()["sub"]);
+    for form in ["", "logout_token=x", "logout_token=a.b.c&logout_token=a.b.c"] {
+        let request = site.gateway.request("POST", "/auth/login/corp/backchannel-logout");
+        let response = request
+            .header("Content-Type", "application/x-www-form-urlencoded")
+            .body(form)
+            .send()
+            .await;
+        response.is(400, "request_invalid");
+    }
+}

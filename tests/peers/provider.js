@@ -1,0 +1,261 @@
+// A certified OpenID provider (oidc-provider) on loopback that people log in at, and their browsers. It ends with its standard
+// input. Nobody is asked anything: who has a login in progress is `person`.
+//
+// {"do": "serve", "client"?, "large"?, "assertion"?} → {"issuer", "key"}: from now on. `client`: more of its metadata; `large`: bytes in
+//                                                  each ID token; `assertion`: the client proves itself with `key`, in PEM
+// {"do": "person", "account", "claims", "acr"?} → who logs in from now on, and what is said about them; acr: how they prove it
+// {"do": "forget", "account"}                   → the account is disabled: refresh tokens are no longer valid
+// {"do": "gateway", "address"}                  → where the host app.test is
+// {"do": "down"} and {"do": "up"}               → nobody listens; they do again
+// {"do": "break", "how"}                        → the token endpoint answers "html", "large", "redirect" or "slow"; "" as before
+// {"do": "count"}                               → {"counts"}: requests by path and grant
+// {"do": "browse", "jar", "url", "form"?, "until"?} → {"status", "url", "body", "hops", "cookies", "longest"}: follows redirects; stops
+//                                                  in front of a URL that begins with `until`. `longest`: bytes of the longest Cookie field
+// {"do": "jar", "jar", "set"?, "delete"?}       → {"cookies"}: a browser's cookies for app.test
+// {"do": "logout", "jar"}                       → {"told"}: logs out at the provider, in this browser; how many clients were told
+
+import { generateKeyPairSync, randomBytes } from "node:crypto";
+import { createServer, request as send } from "node:http";
+import * as jose from "jose";
+import { answer } from "./lines.js";
+
+console.warn = () => {};
+console.info = () => {};
+const { Provider, interactionPolicy } = await import("oidc-provider");
+const { Check, base } = interactionPolicy;
+
+const random = () => randomBytes(32).toString("base64url");
+const people = new Map();
+const jars = new Map();
+const counts = {};
+const sockets = new Set();
+let person;
+let acr;
+let broken = "";
+let issuer;
+let port = 0;
+let gateway;
+let told = 0;
+let made;
+
+const key = { ...(await jose.exportJWK(generateKeyPairSync("rsa", { modulusLength: 2048 }).privateKey)), kid: "1", alg: "RS256", use: "sig" };
+
+// Who is asked to log in again: as the specification says, and where an `acr` is asked for that the session does not have.
+const policy = base();
+policy.get("login").checks.add(
+  new Check("acr", "another acr was asked for", (context) => {
+    const wanted = context.oidc.params.acr_values?.split(" ");
+    return wanted && !wanted.includes(context.oidc.session.acr) ? Check.REQUEST_PROMPT : Check.NO_NEED_TO_PROMPT;
+  }),
+);
+
+function provider({ client, large = 0, claimsInToken = large > 0 }) {
+  const made = new Provider(issuer, {
+    jwks: { keys: [key] },
+    cookies: { keys: [random()] },
+    clients: [
+      {
+        client_id: "portcullis",
+        client_secret: "secret of the client: 100 %",
+        grant_types: ["authorization_code", "refresh_token"],
+        redirect_uris: ["http://app.test/auth/login/corp/callback", "http://app.test/auth/login/other/callback"],
+        post_logout_redirect_uris: ["http://app.test/auth/logout"],
+        backchannel_logout_uri: "http://app.test/auth/login/corp/backchannel-logout",
+        backchannel_logout_session_required: true,
+        ...client,
+      },
+    ],
+    acrValues: ["pwd", "phr"],
+    findAccount: (_context, id) =>
+      people.has(id) && {
+        accountId: id,
+        claims: (use) => ({ sub: id, ...(use === "id_token" && large && { filling: "x".repeat(large) }), ...people.get(id) }),
+      },
+    claims: {
+      openid: ["sub", "groups", "hd", "_claim_names", "filling"],
+      email: ["email", "email_verified"],
+      profile: ["name"],
+      acr: null,
+      sid: null,
+      auth_time: null,
+    },
+    conformIdTokenClaims: !claimsInToken,
+    issueRefreshToken: () => true,
+    rotateRefreshToken: true,
+    interactions: { policy, url: (_context, interaction) => `/interaction/${interaction.uid}` },
+    loadExistingGrant: async (context) => {
+      const known = context.oidc.session.grantIdFor(context.oidc.client.clientId);
+      if (known) return context.oidc.provider.Grant.find(known);
+      const grant = new context.oidc.provider.Grant({ clientId: context.oidc.client.clientId, accountId: context.oidc.session.accountId });
+      grant.addOIDCScope("openid email profile offline_access");
+      await grant.save();
+      return grant;
+    },
+    pkce: { required: () => true },
+    features: { devInteractions: { enabled: false }, backchannelLogout: { enabled: true } },
+    fetch: (url, { dispatcher: _, ...options }) => fetch(String(url).replace("http://app.test", `http://${gateway}`), options),
+    renderError: (context, out) => {
+      context.body = JSON.stringify(out);
+    },
+  });
+  made.on("backchannel.success", () => (told += 1));
+  made.on("backchannel.error", (_context, error) => console.error(error));
+  return made;
+}
+
+const breakdowns = {
+  html: (_request, response) => response.writeHead(200, { "content-type": "text/html" }).end("<!doctype html><title>Welcome</title>"),
+  large: (_request, response) => response.writeHead(200, { "content-type": "application/json" }).end(`{"x":"${"x".repeat(10_000_000)}"}`),
+  redirect: (_request, response) => response.writeHead(307, { location: `${issuer}/elsewhere` }).end(),
+  slow: (_request, response) => {
+    response.writeHead(200, { "content-type": "application/json" });
+    const drip = setInterval(() => response.write(" "), 100);
+    response.on("close", () => clearInterval(drip));
+  },
+};
+
+async function serve(request, response) {
+  const { pathname } = new URL(request.url, issuer);
+  counts[pathname] = (counts[pathname] ?? 0) + 1;
+  if (pathname === "/token" && broken) return breakdowns[broken](request, response);
+  if (pathname.startsWith("/interaction/")) {
+    const asked = await made.interactionDetails(request, response);
+    const login = { accountId: person, acr: acr ?? asked.params.acr_values?.split(" ")[0] ?? "pwd", remember: true };
+    return made.interactionFinished(request, response, { login }, { mergeWithLastSubmission: false });
+  }
+  return made.callback()(request, response);
+}
+
+const server = createServer((request, response) => serve(request, response).catch((error) => {
+  console.error(error);
+  response.writeHead(500).end();
+}));
+server.on("connection", (socket) => {
+  sockets.add(socket);
+  socket.on("close", () => sockets.delete(socket));
+});
+const listen = () => new Promise((resolve) => server.listen(port, "127.0.0.1", resolve));
+
+// One request of a browser. The host app.test is the gateway.
+function fetchOne(jar, url, form) {
+  const at = new URL(url);
+  const own = jar[at.host] ?? (jar[at.host] = new Map());
+  const [host, number] = at.host === "app.test" ? gateway.split(":") : [at.hostname, at.port];
+  const cookie = [...own].map(([name, value]) => `${name}=${value}`).join("; ");
+  const body = form && new URLSearchParams(form).toString();
+  const headers = {
+    host: at.host,
+    accept: "text/html,*/*",
+    "sec-fetch-mode": "navigate",
+    "sec-fetch-site": form ? "same-origin" : "none",
+    ...(cookie && { cookie }),
+    ...(body && { origin: at.origin, "content-type": "application/x-www-form-urlencoded", "content-length": Buffer.byteLength(body) }),
+  };
+  return new Promise((resolve, reject) => {
+    const sent = send({ host, port: number, path: at.pathname + at.search, method: form ? "POST" : "GET", headers, agent: false }, (response) => {
+      const parts = [];
+      response.on("data", (part) => parts.push(part));
+      response.on("end", () => {
+        for (const line of response.headers["set-cookie"] ?? []) {
+          const [, name, value] = /^([^=]*)=([^;]*)/.exec(line);
+          if (value && !/max-age=0|1970/i.test(line)) own.set(name, value);
+          else own.delete(name);
+        }
+        resolve({ status: response.statusCode, headers: response.headers, body: Buffer.concat(parts).toString(), cookie: cookie.length });
+      });
+    });
+    sent.on("error", reject);
+    sent.end(body);
+  });
+}
+
+const verbs = {
+  serve: async (options) => {
+    if (!server.listening) await listen();
+    let pem;
+    if (options.assertion) {
+      const pair = generateKeyPairSync("ec", { namedCurve: "P-256" });
+      const jwk = { ...(await jose.exportJWK(pair.publicKey)), kid: "ours", use: "sig", alg: "ES256" };
+      options.client = { client_secret: undefined, token_endpoint_auth_method: "private_key_jwt", token_endpoint_auth_signing_alg: "ES256", jwks: { keys: [jwk] } };
+      pem = pair.privateKey.export({ type: "pkcs8", format: "pem" });
+    }
+    port = server.address().port;
+    issuer = `http://127.0.0.1:${port}`;
+    made = provider(options);
+    return { issuer, key: pem };
+  },
+
+  person: ({ account, claims, acr: how }) => {
+    person = account;
+    acr = how;
+    people.set(account, claims);
+    return {};
+  },
+
+  forget: ({ account }) => {
+    people.delete(account);
+    return {};
+  },
+
+  gateway: ({ address }) => {
+    gateway = address;
+    return {};
+  },
+
+  down: () =>
+    new Promise((resolve) => {
+      server.close(() => resolve({}));
+      for (const socket of sockets) socket.destroy();
+    }),
+
+  up: async () => {
+    await listen();
+    return {};
+  },
+
+  break: ({ how }) => {
+    broken = how;
+    return {};
+  },
+
+  count: () => ({ counts }),
+
+  browse: async ({ jar: name, url, form, until }) => {
+    const jar = jars.get(name) ?? {};
+    jars.set(name, jar);
+    const hops = [];
+    let longest = 0;
+    let next = new URL(url, "http://app.test").href;
+    for (let steps = 0; steps < 25; steps += 1) {
+      if (until && next.startsWith(until)) return { status: 0, url: next, body: "", hops, longest, cookies: Object.fromEntries(jar["app.test"] ?? []) };
+      const got = await fetchOne(jar, next, form);
+      form = undefined;
+      if (next.startsWith("http://app.test")) longest = Math.max(longest, got.cookie);
+      hops.push({ url: next, status: got.status, set: (got.headers["set-cookie"] ?? []).length });
+      if (!got.headers.location) return { status: got.status, url: next, body: got.body, hops, longest, cookies: Object.fromEntries(jar["app.test"] ?? []) };
+      next = new URL(got.headers.location, next).href;
+    }
+    return { status: -1, url: next, body: "it goes round in circles", hops, longest, cookies: {} };
+  },
+
+  jar: ({ jar: name, set, remove }) => {
+    const jar = jars.get(name) ?? {};
+    jars.set(name, jar);
+    const own = jar["app.test"] ?? (jar["app.test"] = new Map());
+    for (const [cookie, value] of Object.entries(set ?? {})) own.set(cookie, value);
+    for (const cookie of remove ?? []) own.delete(cookie);
+    return { cookies: Object.fromEntries(own) };
+  },
+
+  logout: async ({ jar: name }) => {
+    told = 0;
+    const jar = jars.get(name);
+    const page = await fetchOne(jar, `${issuer}/session/end`);
+    const action = /<form[^>]* action="([^"]+)"/.exec(page.body)?.[1];
+    const hidden = Object.fromEntries([...page.body.matchAll(/name="(xsrf)" value="([^"]+)"/g)].map(([, ...pair]) => pair));
+    const done = await fetchOne(jar, new URL(action, issuer).href, { ...hidden, logout: "yes" });
+    return { told, status: done.status };
+  },
+};
+
+answer((request) => verbs[request.do](request));
