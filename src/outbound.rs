@@ -19,7 +19,7 @@ use http::header::{
     CONTENT_TYPE, HOST, LOCATION, USER_AGENT,
 };
 use http::uri::{PathAndQuery, Uri};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -323,7 +323,7 @@ impl Outbound {
         &self,
         url: &Url,
         authorization: HeaderValue,
-    ) -> Result<(StatusCode, Bytes), FetchError> {
+    ) -> Result<(u16, Bytes), FetchError> {
         let sent = Sent { authorization: Some(authorization), ..Sent::default() };
         self.once(url, sent).await
     }
@@ -337,16 +337,16 @@ impl Outbound {
         url: &Url,
         form: String,
         authorization: Option<HeaderValue>,
-    ) -> Result<(StatusCode, Bytes), FetchError> {
+    ) -> Result<(u16, Bytes), FetchError> {
         let form = Some(form.into());
         self.once(url, Sent { method: Method::POST, authorization, form }).await
     }
 
-    async fn once(&self, url: &Url, sent: Sent) -> Result<(StatusCode, Bytes), FetchError> {
+    async fn once(&self, url: &Url, sent: Sent) -> Result<(u16, Bytes), FetchError> {
         let asking = async {
             let (response, _connection) = self.ask(url, &sent).await?;
-            let status = response.status();
-            if status.is_redirection() {
+            let status = response.status().as_u16();
+            if (300..400).contains(&status) {
                 return Err(FetchError::Redirect { url: url.clone() });
             }
             Ok((status, read_body(response).await?))

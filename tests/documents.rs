@@ -177,6 +177,13 @@ fn make_named_files(file: &File, folder: &Path) {
             );
         }
     }
+    let logins = file.identity.iter().flat_map(|identity| identity.get_ref().login.values());
+    for secret in logins.filter_map(|login| login.client_secret.as_ref()) {
+        if let Some(path) = secret.get_ref().file(folder) {
+            let name = path.strip_prefix(folder).unwrap_or(&path).display().to_string();
+            write(&name, "a secret of a client");
+        }
+    }
     let made =
         rcgen::generate_simple_self_signed(["app.example.com".to_owned()]).expect("a certificate");
     let server = file.server.tls.iter().map(toml::Spanned::get_ref);
@@ -283,12 +290,15 @@ fn commented(line: &str) -> Option<(&str, &str)> {
 
 /// Commented lines that show a value other than the default, so that they change the meaning of the
 /// file.
-const NO_DEFAULT: [&str; 24] = [
+const NO_DEFAULT: [&str; 27] = [
     "cors",
     "redirect_http",
     "client_ca",
     "certificates",
     "redis",
+    "login",
+    "acr",
+    "max_age",
     "keep_alive",
     "cookie_domain",
     "mail",
@@ -538,11 +548,12 @@ fn section_keys(schema: &Value, definition: &str, section: &str, keys: &mut Vec<
         let own = format!("[{}.{name}]", section.trim_matches(['[', ']']));
         let is_section = below.is_some() && sections.contains(&own);
         let many = named(property).filter(|many| {
-            schema["$defs"][many]["properties"].is_object() && section == "[identity]"
+            section == "[identity]" && schema["$defs"][many]["properties"].is_object()
         });
         if let Some(many) = many {
             let own = format!("[identity.{name}.NAME]");
             section_keys(schema, &many, &own, keys);
+            continue;
         }
         let heading = if is_section { own.clone() } else { section.to_owned() };
         keys.push(Key {

@@ -63,10 +63,11 @@ const KNOWN_TO_ADMIN: [(&str, &str); 2] = [
 ];
 
 /// The gateway's files in order: each may use those before it.
-const WALK: [&str; 50] = [
+const WALK: [&str; 51] = [
     "target",
     "scheme",
     "token_names",
+    "step_up",
     "guard",
     "headers",
     "token_memo",

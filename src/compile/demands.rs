@@ -1,9 +1,10 @@
 //! What a route requires of its callers: `token_from`, `roles`, `all_roles`, `scopes`, `claims`,
-//! `issuers`.
+//! `issuers`, `login`, `acr`, `max_age`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use toml::Spanned;
 
@@ -12,6 +13,8 @@ use crate::config::file::{Route as Written, Text};
 use crate::config::value;
 use crate::config::{self, Problem, Severity};
 use crate::gateway::guard::{Access, Demands, TokenPlaces};
+use crate::gateway::step_up::StepUp;
+use crate::identity::session::PASSWORD_LOGIN;
 use crate::token::{ClaimPath, Issuers};
 
 impl Compiler<'_> {
@@ -23,13 +26,21 @@ impl Compiler<'_> {
         access: Option<Access>,
     ) -> Option<Demands> {
         let before = self.problems.len();
-        let asked = [&written.roles, &written.all_roles, &written.scopes, &written.issuers];
+        let asked = [
+            &written.roles,
+            &written.all_roles,
+            &written.scopes,
+            &written.issuers,
+            &written.login,
+            &written.acr,
+        ];
         self.reject_empty_names(&asked);
         let spans = asked
             .into_iter()
             .flatten()
             .map(Spanned::span)
-            .chain(written.claims.as_ref().map(Spanned::span));
+            .chain(written.claims.as_ref().map(Spanned::span))
+            .chain(written.max_age.as_ref().map(Spanned::span));
         self.check_demands_without_caller(access, spans.collect());
         for text in written
             .scopes
@@ -47,6 +58,8 @@ impl Compiler<'_> {
         }
         let claims = self.claim_values(written.claims.as_ref().map(Spanned::get_ref));
         let issuers = self.route_issuers(written, issuers);
+        self.check_logins(written);
+        let step_up = self.step_up(written);
         let list = |list: &Option<Spanned<Vec<Text>>>| -> Vec<String> {
             list.iter()
                 .flat_map(toml::Spanned::get_ref)
@@ -61,7 +74,69 @@ impl Compiler<'_> {
             scopes: list(&written.scopes),
             claims,
             issuers,
+            logins: list(&written.login),
+            step_up,
         })
+    }
+
+    /// Each of `login` must be a way in which somebody can log in.
+    fn check_logins(&mut self, written: &Written) {
+        let Some(listed) = &written.login else { return };
+        let Some(identity) = &self.file.identity else {
+            self.error(
+                Problem::error(listed.span(), "`login` needs the built-in issuer")
+                    .help("add an `[identity]` section, or remove this"),
+            );
+            return;
+        };
+        let identity = identity.get_ref();
+        for text in listed.get_ref() {
+            let name = text.get_ref();
+            let is_known = name == PASSWORD_LOGIN
+                || identity.login.keys().any(|known| known.get_ref() == name);
+            if !is_known && !name.is_empty() {
+                self.error(
+                    Problem::error(text.span(), format!("there is no login `{name}`"))
+                        .help("name an `[identity.login.NAME]` section, or write \"password\""),
+                );
+            }
+        }
+    }
+
+    /// `acr` and `max_age`.
+    fn step_up(&mut self, written: &Written) -> StepUp {
+        let mut step_up = StepUp::default();
+        for text in written.acr.iter().flat_map(Spanned::get_ref) {
+            let is_word = text
+                .get_ref()
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\');
+            if !is_word {
+                self.error(
+                    Problem::error(text.span(), "not an authentication context")
+                        .help("write the `acr` that the tokens contain, such as \"phr\""),
+                );
+            }
+            step_up.acr.push(text.get_ref().clone());
+        }
+        if let Some(text) = &written.max_age {
+            let range = Duration::from_secs(1)..=Duration::from_hours(24 * 365);
+            let age = self.ok_or_report(value::duration(text, range));
+            step_up.max_age = age.map(|age| age.as_secs());
+        }
+        let is_identity = written.identity.as_ref().is_some_and(|identity| *identity.get_ref());
+        let spans = [
+            written.login.as_ref().map(Spanned::span),
+            written.acr.as_ref().map(Spanned::span),
+            written.max_age.as_ref().map(Spanned::span),
+        ];
+        for span in spans.into_iter().flatten().filter(|_| is_identity) {
+            self.error(
+                Problem::error(span, "the endpoints of the built-in issuer decide for themselves")
+                    .help("remove this from the route with `identity = true`"),
+            );
+        }
+        step_up
     }
 
     fn reject_empty_names(&mut self, asked: &[&Option<Spanned<Vec<Text>>>]) {

@@ -503,6 +503,18 @@ pub struct Route {
     /// Only accept callers of these issuers.
     #[schemars(with = "Option<Vec<String>>")]
     pub issuers: Option<Spanned<Vec<Text>>>,
+    /// Only accept callers who logged in this way: the NAME of an `[identity.login.NAME]`, or
+    /// `"password"`.
+    #[schemars(with = "Option<Vec<String>>")]
+    pub login: Option<Spanned<Vec<Text>>>,
+    /// Only accept callers who proved who they are in one of these ways (`acr`, RFC 9470). People are
+    /// led to log in again. A password is `"pwd"`, a password and a code `"mfa"`.
+    #[schemars(with = "Option<Vec<String>>")]
+    pub acr: Option<Spanned<Vec<Text>>>,
+    /// How long ago the caller may have proved who they are (`auth_time`). People are led to log in
+    /// again.
+    #[schemars(with = "Option<String>")]
+    pub max_age: Option<Text>,
     /// The name of a `[limit.NAME]`.
     #[schemars(with = "Option<String>")]
     pub limit: Option<Text>,

@@ -66,6 +66,8 @@ pub struct Authenticated<'s> {
     overriding: Option<Box<AuthenticatedOverriding<'s>>>,
     /// Whether a live session would renew the credentials, which was not asked.
     renewable: bool,
+    /// Unix seconds.
+    now: u64,
     second: Vec<Result<Option<Caller>, Unauthenticated>>,
 }
 
@@ -119,7 +121,7 @@ impl<'s> Authenticated<'s> {
             .second_targets()
             .map(|second| verifier.same_caller(&matched.second_access(second), own))
             .collect();
-        Ok(Self { matched, caller, overriding, renewable, second })
+        Ok(Self { matched, caller, overriding, renewable, now, second })
     }
 
     /// Decides whether the caller may pass. Waits only for a limit that several gateways share.
@@ -137,23 +139,23 @@ impl<'s> Authenticated<'s> {
     }
 
     fn decide(self, observer: &mut impl Observer) -> Result<Permit<'s>, Stopped<'s>> {
-        let Self { matched, caller, overriding, renewable, second } = self;
+        let Self { matched, caller, overriding, renewable, now, second } = self;
         if renewable {
             observer.renewable();
         }
         let overriding = overriding.map(|overriding| {
             let AuthenticatedOverriding { overriding, caller } = *overriding;
-            grant(&matched.overriding_access(&overriding), caller, observer)
+            grant(&matched.overriding_access(&overriding), caller, now, observer)
         });
         let overriding = match overriding.transpose() {
             Ok(overriding) => overriding,
             Err(refusal) => return Err(Stopped::new(matched, refusal)),
         };
-        let second = match grant_second(&matched, second, observer) {
+        let second = match grant_second(&matched, second, now, observer) {
             Ok(second) => second,
             Err(refusal) => return Err(Stopped::new(matched, refusal)),
         };
-        match grant(&matched.access(), caller, observer) {
+        match grant(&matched.access(), caller, now, observer) {
             Ok(grant) => Ok(Permit { matched, grant, overriding, second }),
             Err(refusal) => Err(Stopped::new(matched, refusal)),
         }
@@ -164,12 +166,13 @@ impl<'s> Authenticated<'s> {
 fn grant_second(
     matched: &Matched<'_>,
     callers: Vec<Result<Option<Caller>, Unauthenticated>>,
+    now: u64,
     observer: &mut impl Observer,
 ) -> Result<Vec<Grant>, Refusal> {
     let mut grants = Vec::with_capacity(callers.len());
     for (second, caller) in matched.second_targets().zip(callers) {
         observer.second(second);
-        let granted = grant(&matched.second_access(second), caller, observer);
+        let granted = grant(&matched.second_access(second), caller, now, observer);
         grants.push(granted.map_err(|refusal| Refusal::SecondTarget {
             field: second.field().clone(),
             refusal: Box::new(refusal),
@@ -239,6 +242,7 @@ impl<'s> Permit<'s> {
 fn grant(
     access: &AccessRequest<'_>,
     caller: Result<Option<Caller>, Unauthenticated>,
+    now: u64,
     observer: &mut impl Observer,
 ) -> Result<Grant, Refusal> {
     let counted = match caller {
@@ -248,7 +252,7 @@ fn grant(
         }
         Err(unauthenticated) => Err(Refusal::from(unauthenticated)),
     };
-    let decided = counted.and_then(|counted| Ok(authorize(access, counted)?));
+    let decided = counted.and_then(|counted| Ok(authorize(access, counted, now)?));
     match decided {
         Ok((caller, reason)) => {
             observer.granted(access.route, reason);
@@ -298,6 +302,7 @@ fn has_password_scheme(headers: &HeaderMap) -> bool {
 fn authorize(
     access: &AccessRequest<'_>,
     counted: Counted<Option<Caller>>,
+    now: u64,
 ) -> Result<(Option<Caller>, Reason), Denied> {
     let (guard, caller) = (access.guard, counted.into_inner());
     let reason = match &caller {
@@ -313,6 +318,9 @@ fn authorize(
             let token = caller.token();
             if !guard.demands.is_empty() {
                 token.memo().meets(&guard.demands, || guard.demands.check(token))?;
+                if !guard.demands.step_up.is_empty() {
+                    guard.demands.step_up.check(token, now).map_err(Denied::StepUp)?;
+                }
             }
             match access.route.destination {
                 // The endpoint decides what its caller may do.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::step_up::{Insufficient, StepUp};
 use crate::token::{ClaimPath, VerifiedToken};
 
 /// How callers are authenticated, and what they must have.
@@ -68,6 +69,10 @@ pub struct Demands {
     pub claims: Vec<(ClaimPath, Vec<crate::config::value::Scalar>)>,
     /// Only callers of these issuer sections; `None`: of all.
     pub issuers: Option<Vec<Arc<str>>>,
+    /// Only callers who logged in at the built-in issuer in one of these ways; empty: in any.
+    pub logins: Vec<String>,
+    /// How strongly and how recently the caller must have logged in.
+    pub step_up: StepUp,
 }
 
 impl Demands {
@@ -78,15 +83,22 @@ impl Demands {
 
     /// Whether every caller meets them.
     pub fn is_empty(&self) -> bool {
-        self.issuers.is_none() && !self.requires_authorization()
+        self.issuers.is_none() && self.step_up.is_empty() && !self.requires_authorization()
     }
 
-    /// Checks that a caller meets them.
+    /// Checks that a caller meets them, except `step_up`, which depends on the time.
     pub fn check(&self, caller: &VerifiedToken) -> Result<(), Denied> {
         if let Some(issuers) = &self.issuers
             && !issuers.contains(caller.issuer_name())
         {
             return Err(Denied::Issuer(Arc::clone(caller.issuer_name())));
+        }
+        if !self.logins.is_empty() {
+            let idp = caller.claims().get("idp").and_then(serde_json::Value::as_str);
+            let idp = idp.filter(|_| caller.is_ours()).unwrap_or_default();
+            if !self.logins.iter().any(|login| login == idp) {
+                return Err(Denied::Login(idp.to_owned()));
+            }
         }
         let holds = |role: &String| caller.roles().contains(role);
         if !self.any_role.is_empty() && !self.any_role.iter().any(holds) {
@@ -113,9 +125,10 @@ impl Demands {
         Ok(())
     }
 
-    /// Whether a role, scope or claim is required.
+    /// Whether a role, scope, claim or way of logging in is required.
     pub fn requires_authorization(&self) -> bool {
         !(self.any_role.is_empty()
+            && self.logins.is_empty()
             && self.all_roles.is_empty()
             && self.scopes.is_empty()
             && self.claims.is_empty())
@@ -137,6 +150,12 @@ pub enum Denied {
     /// Not all of `scopes`.
     #[error("the caller lacks the scope `{0}`")]
     Scope(String),
+    /// The caller logged in in another way.
+    #[error("the caller logged in by `{0}`, which is not among `login` of the route")]
+    Login(String),
+    /// The caller has to log in again.
+    #[error("{0}")]
+    StepUp(Box<Insufficient>),
     /// A claim without any of its values.
     #[error("the claim `{0}` has none of the required values")]
     Claim(String),

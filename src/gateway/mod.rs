@@ -43,6 +43,7 @@ pub mod scheme;
 pub mod second_target;
 mod send;
 pub mod snapshot;
+pub mod step_up;
 pub mod stream_rule;
 pub mod streams;
 pub mod target;

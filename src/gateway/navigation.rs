@@ -4,16 +4,18 @@
 use http::{HeaderMap, Method, StatusCode, header};
 
 use super::authenticate::Unauthenticated;
-use super::guard::Access;
+use super::guard::{Access, Denied};
 use super::matched::{Matched, Stopped};
 use super::origin::own_referer;
 use super::refusal::Refusal;
 use super::route::{Destination, Route, Segment};
 use super::scheme::Scheme;
 use super::snapshot::Snapshot;
+use super::step_up::Insufficient;
 use super::target::same_authority;
 use super::token_names::has_own_cookie;
 use crate::identity::pages::{self, Asked, Why};
+use crate::identity::session::{PASSWORD_ACR, SECOND_FACTOR_ACR};
 use crate::identity::{Compat, Mount, Policy, cookie, return_to};
 
 /// Returns the refusal of a request, or what a person gets instead: a redirect to the login, or a
@@ -56,12 +58,17 @@ pub(super) fn redirect_or_explain(stopped: Stopped<'_>, snapshot: &Snapshot) -> 
 
 fn redirect(snapshot: &Snapshot, matched: &Matched<'_>, refusal: Refusal) -> Refusal {
     let Some(login) = login_for(snapshot, matched, &refusal) else { return refusal };
-    let location = login.and_back_to(matched.target().sent().as_str());
-    let cookies = if has_own_cookie(&matched.parts().headers, &snapshot.rules.token_names) {
-        cookie::clear(login.policy).to_vec()
-    } else {
-        Vec::new()
+    let path = matched.target().sent();
+    let (location, is_over) = match &refusal {
+        Refusal::Denied(Denied::StepUp(lacks)) => (login.again(lacks, path.as_str()), false),
+        _ => (login.and_back_to(path.as_str()), true),
     };
+    let cookies =
+        if is_over && has_own_cookie(&matched.parts().headers, &snapshot.rules.token_names) {
+            cookie::clear(login.policy).to_vec()
+        } else {
+            Vec::new()
+        };
     Refusal::Redirect {
         status: StatusCode::SEE_OTHER,
         location,
@@ -86,7 +93,11 @@ fn redirect_through_proxy(snapshot: &Snapshot, matched: &Matched<'_>, refusal: R
     };
     let Some(origin) = origin else { return refusal };
     let login = LoginPage::of_issuer(policy, origin);
-    let location = login.and_back_to(matched.target().sent().as_str());
+    let path = matched.target().sent();
+    let location = match &refusal {
+        Refusal::Denied(Denied::StepUp(lacks)) => login.again(lacks, path.as_str()),
+        _ => login.and_back_to(path.as_str()),
+    };
     // The proxy would lose cookies that are set here.
     let cookies = Vec::new();
     Refusal::Redirect { status: StatusCode::FOUND, location, cookies, refusal: Box::new(refusal) }
@@ -126,6 +137,25 @@ impl<'a> LoginPage<'a> {
     /// The page at the issuer's own URL, which leads back to this origin; empty: to its own.
     fn of_issuer(policy: &'a Policy, origin: String) -> Self {
         Self { policy, mount: Mount::at_issuer(&policy.issuer), origin }
+    }
+
+    /// The URL of a login that is strong and recent enough, which leads back to this path: at the
+    /// provider that the caller came from, or at the page.
+    fn again(&self, lacks: &Insufficient, path: &str) -> String {
+        let back = format!("{}{path}", self.origin);
+        let by_password = |acr: &String| [PASSWORD_ACR, SECOND_FACTOR_ACR].contains(&&**acr);
+        let wants_provider = !self.policy.password_login
+            || (!lacks.wanted.acr.is_empty() && !lacks.wanted.acr.iter().any(by_password));
+        let of_caller = lacks.idp.as_deref().and_then(|idp| self.policy.provider(idp));
+        let any = self.policy.providers.first().filter(|_| wants_provider);
+        let Some(provider) = of_caller.or(any) else {
+            return return_to::remembering(&self.mount.path("/login?done=step_up"), &back);
+        };
+        let path = self.mount.path(&format!("/login/{}", provider.settings().name));
+        let parameters = lacks.wanted.parameters();
+        let query: String =
+            form_urlencoded::Serializer::new(String::new()).extend_pairs(&parameters).finish();
+        return_to::remembering(&format!("{path}?{query}"), &back)
     }
 
     /// The URL of the page, which leads back to this path.
@@ -220,6 +250,10 @@ fn login_for<'a>(
 
 /// Whether a person can log in to pass.
 fn leads_to_login(snapshot: &Snapshot, matched: &Matched<'_>, refusal: &Refusal) -> bool {
+    if let Refusal::Denied(Denied::StepUp(_)) = refusal {
+        let headers = &matched.parts().headers;
+        return matched.access().guard.token_from.cookie && is_navigation(headers);
+    }
     let Refusal::Unauthenticated(unauthenticated) = refusal else { return false };
     let headers = &matched.parts().headers;
     let places = matched.access().guard.token_from;

@@ -5,7 +5,7 @@
 //! to the log.
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::authenticate::Unauthenticated;
 use super::body::{Body, UploadFailure};
@@ -15,6 +15,7 @@ use super::guard::Denied;
 use super::logout::LogoutFault;
 use super::route::NoRoute;
 use super::second_target::NoSecondTarget;
+use super::step_up::Insufficient;
 use super::target::{Ambiguity, TargetError};
 use super::upstream::{ConnectError, UpstreamFailure};
 use crate::identity::actions::second_factor::Enrolment;
@@ -168,6 +169,8 @@ impl Refusal {
                 Denied::Role(_) => Reason::RoleMissing,
                 Denied::Scope(_) => Reason::ScopeMissing,
                 Denied::Claim(_) => Reason::ClaimMismatch,
+                Denied::Login(_) => Reason::LoginMethod,
+                Denied::StepUp(_) => Reason::StepUpRequired,
             },
             Self::Logout(LogoutFault::Store(_)) => Reason::StoreUnavailable,
             Self::Logout(LogoutFault::KeysUnavailable { .. }) => Reason::KeysUnavailable,
@@ -301,6 +304,7 @@ impl Refusal {
             Self::Logout(LogoutFault::Method) => {
                 headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
             }
+            Self::Denied(Denied::StepUp(lacks)) => challenge_again(headers, &lacks),
             Self::Logout(_) if reason == Reason::RequestInvalid => {
                 // OpenID Connect Back-Channel Logout 1.0 §2.8: the issuer expects this in addition
                 // to the members of every refusal.
@@ -350,6 +354,13 @@ impl Refusal {
             _ => {}
         }
         response
+    }
+}
+
+/// Says which login is required (RFC 9470 §3).
+fn challenge_again(headers: &mut HeaderMap, lacks: &Insufficient) {
+    if let Ok(challenge) = HeaderValue::try_from(lacks.wanted.challenge()) {
+        headers.insert(header::WWW_AUTHENTICATE, challenge);
     }
 }
 

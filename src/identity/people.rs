@@ -16,7 +16,8 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
     let mount = &request.mount;
     let texts = request.texts(policy);
     let to = |path: &str| see_other(&mount.path(path));
-    let ended = |path: &str| with_cookies(to(path), cookie::clear(policy));
+    let ended_at = |url: &str| with_cookies(see_other(url), cookie::clear(policy));
+    let ended = |path: &str| ended_at(&mount.path(path));
     let filled = match request.endpoint.method {
         "GET" => Filled::from_query(request.query.as_deref(), texts),
         _ => Filled::from_form(&request.body, texts),
@@ -31,9 +32,7 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
             let done = if policy.verify_email { "verify" } else { "registered" };
             onwards(&format!("/login?done={done}"))
         }
-        Outcome::LoggedOutVia(location) => {
-            with_cookies(see_other(&location), cookie::clear(policy))
-        }
+        Outcome::LoggedOutVia(location) => ended_at(&location),
         Outcome::LoggedOut | Outcome::SessionEnded { own: true } => ended("/logout"),
         Outcome::SessionEnded { own: false } => to("/sessions?done=ended"),
         Outcome::Tokens(_) => to("/sessions#tokens"),

@@ -176,7 +176,7 @@ async fn a_login_at_a_provider_ends_in_a_session_of_ours() {
     let claims = page.claims();
     assert_eq!(
         (&claims["idp"], &claims["acr"], &claims["email"], &claims["name"], &claims["roles"]),
-        (&json!("corp"), &json!("pwd"), &json!("ann@example.com"), &json!("ann"), &json!([])),
+        (&json!("corp"), &Value::Null, &json!("ann@example.com"), &json!("ann"), &json!([])),
         "{claims}"
     );
     assert!(claims["auth_time"].as_u64().is_some() || claims["auth_time"].is_null());
@@ -196,7 +196,8 @@ async fn a_login_at_a_provider_ends_in_a_session_of_ours() {
     // Another login in the same browser: the earlier session ends.
     let old = site.browse("bob", "/x");
     assert_eq!(site.reaches(&old).await.status, 200);
-    assert_ne!(site.log_in("bob").claims()["sid"], old.claims()["sid"]);
+    let page = site.browse("bob", "/auth/login/corp?acr_values=pwd&return_to=%2Fx");
+    assert_ne!(page.claims()["sid"], old.claims()["sid"]);
     site.reaches(&old).await.is(401, "token_revoked");
 
     // A program gets JSON, and no cookie.
@@ -323,8 +324,7 @@ async fn a_person_without_an_address_has_an_account() {
         let first = site.log_in(account).claims();
         assert_eq!(first["email"], Value::Null);
         assert_eq!(site.gateway.upstream().last().header("x-auth-email"), None);
-        assert_eq!(site.log_in("again").claims()["sub"], first["sub"]);
-        site.provider.ask(json!({ "do": "jar", "jar": "again", "remove": [SESSION, ACCESS] }));
+        assert_eq!(site.log_in(&format!("{account} again")).claims()["sub"], first["sub"]);
     }
 }
 
@@ -364,13 +364,14 @@ async fn eight_logins_at_once_all_arrive() {
 async fn attacks_on_a_login_open_no_session() {
     let Some(mut site) = Site::start("", "[identity.login.other]\nissuer = 'http://127.0.0.1:9/other'\nclient_id = 'x'\nclient_secret = { file = 'login.secret' }").await else { return };
     // Login CSRF: the attacker's own login, finished in the browser of somebody else.
+    site.person("attacker", &json!({}));
     let forced = site.browse_until("attacker", "/auth/login/corp?return_to=%2Fa", CALLBACK);
     let page = site.refused("victim", &forced, 400);
     assert!(page.body().contains("was started in another browser"), "{page:?}");
     assert!(page.body().contains("href=\"/auth/login?return_to=%2Fa\""), "{page:?}");
     // The victim has a login of their own in progress: it begins again, as the victim.
-    site.browse_until("busy", "/auth/login/corp", CALLBACK);
     site.person("victim", &json!({}));
+    site.browse_until("busy", "/auth/login/corp", CALLBACK);
     let page = site.browse("busy", &forced);
     assert_eq!(page.claims()["email"], "victim@example.com", "{page:?}");
     // The code of one login in another one of the same browser: PKCE and nonce refuse it.
@@ -627,4 +628,121 @@ async fn a_logout_at_the_provider_ends_the_session_here() {
             .await;
         response.is(400, "request_invalid");
     }
+}
+
+/// Another implementation, and what a provider could lie about.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_provider_and_forged_id_tokens() {
+    let Some(mut provider) = Peer::start("mock.js") else { return };
+    let issuer = provider.ask(json!({ "do": "serve" }))["issuer"].as_str().unwrap().to_owned();
+    let gateway = Gateway::setup(&file(&issuer, "", "roles = 'groups'"))
+        .file("login.secret", SECRET)
+        .start()
+        .await;
+    let address = gateway.address().to_string();
+    let mut site = Site { provider, gateway, issuer };
+    site.provider.ask(json!({ "do": "gateway", "address": address }));
+    // It says nothing about a person but `sub`.
+    let bare = site.log_in("bare").claims();
+    assert_eq!((&bare["email"], &bare["roles"]), (&Value::Null, &json!([])));
+    let claims = json!({ "email": "jo@example.com", "email_verified": true, "name": "Jo", "groups": ["editor"] });
+    site.provider.ask(json!({ "do": "say", "claims": claims }));
+    let said = site.log_in("jo").claims();
+    assert_eq!(
+        (&said["sub"], &said["email"], &said["name"], &said["roles"]),
+        (&bare["sub"], &json!("jo@example.com"), &json!("Jo"), &json!(["editor"]))
+    );
+    let out = site.submit("jo", "/auth/logout", &json!({}));
+    assert!(out.hops()[1].starts_with(&format!("{}/endsession?", site.issuer)), "{out:?}");
+    assert_eq!((out.status(), out.url()), (200, "http://app.test/auth/logout"), "{out:?}");
+    for (how, cause) in [
+        ("none", "none"),
+        ("foreign key", "signature"),
+        ("another client", "somebody else"),
+        ("another party", "is not our client id"),
+        ("nonce", "is not that of this login"),
+        ("expired", "expired"),
+        ("access token", "is not that of the access token"),
+        ("no token", "no ID token"),
+    ] {
+        site.provider.ask(json!({ "do": "forge", "how": how }));
+        site.refused(how, "/auth/login/corp", 401);
+        site.logged("a login at a provider failed", cause).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_route_can_require_a_way_of_logging_in() {
+    let routes = "[[route]]\npath = '/corp/*'\nupstream = 'app'\ntoken_from = ['header', 'cookie']\nissuers = ['identity']\nlogin = ['corp']\n\
+         [[route]]\npath = '/strong/*'\nupstream = 'app'\ntoken_from = ['header', 'cookie']\nissuers = ['identity']\nacr = ['phr', 'mfa']\n\
+         [[route]]\npath = '/recent/*'\nupstream = 'app'\ntoken_from = ['header', 'cookie']\nissuers = ['identity']\nmax_age = '2s'\n";
+    let Some(mut site) = Site::start("registration = 'open'", routes).await else { return };
+    let page = site.log_in("ann");
+    let bearer = page.cookie(ACCESS).unwrap().to_owned();
+    assert_eq!(site.gateway.get("/corp/x").bearer(&bearer).send().await.status, 200);
+    site.gateway.register("dan@example.com").await;
+    let dan = site.gateway.login("dan@example.com").await.access;
+    site.gateway.get("/corp/x").bearer(&dan).send().await.is(403, "login_method");
+
+    // A program gets the challenge of RFC 9470.
+    for token in [&bearer, &dan] {
+        let response = site.gateway.get("/strong/x").bearer(token).send().await;
+        response.is(401, "step_up_required");
+        assert_eq!(
+            response.header("www-authenticate"),
+            Some(
+                "Bearer realm=\"portcullis\", error=\"insufficient_user_authentication\", error_description=\"A different authentication level is required\", acr_values=\"phr mfa\""
+            )
+        );
+        assert!(response.headers("set-cookie").is_empty());
+    }
+    // A person is led to the provider, logs in more strongly, and goes on.
+    let strong = site.browse("ann", "/strong/x?y=1");
+    assert_eq!(
+        (strong.status(), strong.url()),
+        (200, "http://app.test/strong/x?y=1"),
+        "{strong:?}"
+    );
+    assert_eq!(
+        strong.hops()[1],
+        "http://app.test/auth/login/corp?acr_values=phr+mfa&return_to=%2Fstrong%2Fx%3Fy%3D1"
+    );
+    assert_eq!(strong.claims()["acr"], "phr");
+    assert_eq!(strong.claims()["sub"], page.claims()["sub"]);
+    // Whoever proved who they are long ago does it again.
+    let recent = site.browse("ann", "/recent/x");
+    assert_eq!((recent.status(), recent.url()), (200, "http://app.test/recent/x"), "{recent:?}");
+    let at = recent.claims()["auth_time"].as_u64().unwrap();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let token = recent.cookie(ACCESS).unwrap().to_owned();
+    let late = loop {
+        let response = site.gateway.get("/recent/x").bearer(&token).send().await;
+        if response.status != 200 {
+            break response;
+        }
+        assert!(std::time::Instant::now() < deadline, "the login is too old");
+    };
+    late.is(401, "step_up_required");
+    let challenge = late.header("www-authenticate").unwrap();
+    assert!(challenge.ends_with("max_age=\"2\""), "{challenge}");
+    let again = site.browse("ann", "/recent/x");
+    assert!(again.claims()["auth_time"].as_u64().unwrap() > at, "{again:?}");
+    // A provider that does not do as it was asked leads nowhere, and not in circles.
+    let claims = json!({ "email": "ann@example.com" });
+    site.provider.ask(json!({ "do": "person", "account": "ann", "claims": claims, "acr": "pwd" }));
+    site.provider.ask(json!({ "do": "jar", "jar": "weak" }));
+    let weak = site.browse("weak", "/auth/login/corp?acr_values=phr&return_to=%2Fstrong%2Fx");
+    assert_eq!((weak.status(), weak.cookie(ACCESS)), (401, None), "{weak:?}");
+    assert!(weak.body().contains("needs a stronger or a more recent login"), "{weak:?}");
+    // Whoever logged in with a password sees the page.
+    let page = site.submit(
+        "dan",
+        "/auth/login",
+        &json!({ "email": "dan@example.com", "password": PASSWORD, "return_to": "/x" }),
+    );
+    assert_eq!(page.status(), 200, "{page:?}");
+    let asked = site.browse("dan", "/strong/x");
+    assert_eq!(asked.url(), "http://app.test/auth/login?done=step_up&return_to=%2Fstrong%2Fx");
+    assert!(asked.body().contains("needs a stronger or a more recent login"), "{asked:?}");
+    assert!(asked.cookie(ACCESS).is_some(), "the session goes on: {asked:?}");
 }

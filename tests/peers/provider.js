@@ -5,18 +5,16 @@
 //                                                  each ID token; `assertion`: the client proves itself with `key`, in PEM
 // {"do": "person", "account", "claims", "acr"?} → who logs in from now on, and what is said about them; acr: how they prove it
 // {"do": "forget", "account"}                   → the account is disabled: refresh tokens are no longer valid
-// {"do": "gateway", "address"}                  → where the host app.test is
 // {"do": "down"} and {"do": "up"}               → nobody listens; they do again
 // {"do": "break", "how"}                        → the token endpoint answers "html", "large", "redirect" or "slow"; "" as before
 // {"do": "count"}                               → {"counts"}: requests by path and grant
-// {"do": "browse", "jar", "url", "form"?, "until"?} → {"status", "url", "body", "hops", "cookies", "longest"}: follows redirects; stops
-//                                                  in front of a URL that begins with `until`. `longest`: bytes of the longest Cookie field
-// {"do": "jar", "jar", "set"?, "delete"?}       → {"cookies"}: a browser's cookies for app.test
+// What browsers do is in browser.js.
 // {"do": "logout", "jar"}                       → {"told"}: logs out at the provider, in this browser; how many clients were told
 
 import { generateKeyPairSync, randomBytes } from "node:crypto";
-import { createServer, request as send } from "node:http";
+import { createServer } from "node:http";
 import * as jose from "jose";
+import { at, browser, fetchOne, jars } from "./browser.js";
 import { answer } from "./lines.js";
 
 console.warn = () => {};
@@ -26,7 +24,6 @@ const { Check, base } = interactionPolicy;
 
 const random = () => randomBytes(32).toString("base64url");
 const people = new Map();
-const jars = new Map();
 const counts = {};
 const sockets = new Set();
 let person;
@@ -34,7 +31,6 @@ let acr;
 let broken = "";
 let issuer;
 let port = 0;
-let gateway;
 let told = 0;
 let made;
 
@@ -45,7 +41,7 @@ const policy = base();
 policy.get("login").checks.add(
   new Check("acr", "another acr was asked for", (context) => {
     const wanted = context.oidc.params.acr_values?.split(" ");
-    return wanted && !wanted.includes(context.oidc.session.acr) ? Check.REQUEST_PROMPT : Check.NO_NEED_TO_PROMPT;
+    return !acr && wanted && !wanted.includes(context.oidc.session.acr) ? Check.REQUEST_PROMPT : Check.NO_NEED_TO_PROMPT;
   }),
 );
 
@@ -67,10 +63,12 @@ function provider({ client, large = 0, claimsInToken = large > 0 }) {
     ],
     acrValues: ["pwd", "phr"],
     findAccount: (_context, id) =>
-      people.has(id) && {
-        accountId: id,
-        claims: (use) => ({ sub: id, ...(use === "id_token" && large && { filling: "x".repeat(large) }), ...people.get(id) }),
-      },
+      people.has(id)
+        ? {
+            accountId: id,
+            claims: (use) => ({ sub: id, ...(use === "id_token" && large && { filling: "x".repeat(large) }), ...people.get(id) }),
+          }
+        : undefined,
     claims: {
       openid: ["sub", "groups", "hd", "_claim_names", "filling"],
       email: ["email", "email_verified"],
@@ -93,7 +91,7 @@ function provider({ client, large = 0, claimsInToken = large > 0 }) {
     },
     pkce: { required: () => true },
     features: { devInteractions: { enabled: false }, backchannelLogout: { enabled: true } },
-    fetch: (url, { dispatcher: _, ...options }) => fetch(String(url).replace("http://app.test", `http://${gateway}`), options),
+    fetch: (url, { dispatcher: _, ...options }) => fetch(String(url).replace("http://app.test", `http://${at.gateway}`), options),
     renderError: (context, out) => {
       context.body = JSON.stringify(out);
     },
@@ -136,40 +134,9 @@ server.on("connection", (socket) => {
 });
 const listen = () => new Promise((resolve) => server.listen(port, "127.0.0.1", resolve));
 
-// One request of a browser. The host app.test is the gateway.
-function fetchOne(jar, url, form) {
-  const at = new URL(url);
-  const own = jar[at.host] ?? (jar[at.host] = new Map());
-  const [host, number] = at.host === "app.test" ? gateway.split(":") : [at.hostname, at.port];
-  const cookie = [...own].map(([name, value]) => `${name}=${value}`).join("; ");
-  const body = form && new URLSearchParams(form).toString();
-  const headers = {
-    host: at.host,
-    accept: "text/html,*/*",
-    "sec-fetch-mode": "navigate",
-    "sec-fetch-site": form ? "same-origin" : "none",
-    ...(cookie && { cookie }),
-    ...(body && { origin: at.origin, "content-type": "application/x-www-form-urlencoded", "content-length": Buffer.byteLength(body) }),
-  };
-  return new Promise((resolve, reject) => {
-    const sent = send({ host, port: number, path: at.pathname + at.search, method: form ? "POST" : "GET", headers, agent: false }, (response) => {
-      const parts = [];
-      response.on("data", (part) => parts.push(part));
-      response.on("end", () => {
-        for (const line of response.headers["set-cookie"] ?? []) {
-          const [, name, value] = /^([^=]*)=([^;]*)/.exec(line);
-          if (value && !/max-age=0|1970/i.test(line)) own.set(name, value);
-          else own.delete(name);
-        }
-        resolve({ status: response.statusCode, headers: response.headers, body: Buffer.concat(parts).toString(), cookie: cookie.length });
-      });
-    });
-    sent.on("error", reject);
-    sent.end(body);
-  });
-}
-
 const verbs = {
+  ...browser,
+
   serve: async (options) => {
     if (!server.listening) await listen();
     let pem;
@@ -197,11 +164,6 @@ const verbs = {
     return {};
   },
 
-  gateway: ({ address }) => {
-    gateway = address;
-    return {};
-  },
-
   down: () =>
     new Promise((resolve) => {
       server.close(() => resolve({}));
@@ -219,33 +181,6 @@ const verbs = {
   },
 
   count: () => ({ counts }),
-
-  browse: async ({ jar: name, url, form, until }) => {
-    const jar = jars.get(name) ?? {};
-    jars.set(name, jar);
-    const hops = [];
-    let longest = 0;
-    let next = new URL(url, "http://app.test").href;
-    for (let steps = 0; steps < 25; steps += 1) {
-      if (until && next.startsWith(until)) return { status: 0, url: next, body: "", hops, longest, cookies: Object.fromEntries(jar["app.test"] ?? []) };
-      const got = await fetchOne(jar, next, form);
-      form = undefined;
-      if (next.startsWith("http://app.test")) longest = Math.max(longest, got.cookie);
-      hops.push({ url: next, status: got.status, set: (got.headers["set-cookie"] ?? []).length });
-      if (!got.headers.location) return { status: got.status, url: next, body: got.body, hops, longest, cookies: Object.fromEntries(jar["app.test"] ?? []) };
-      next = new URL(got.headers.location, next).href;
-    }
-    return { status: -1, url: next, body: "it goes round in circles", hops, longest, cookies: {} };
-  },
-
-  jar: ({ jar: name, set, remove }) => {
-    const jar = jars.get(name) ?? {};
-    jars.set(name, jar);
-    const own = jar["app.test"] ?? (jar["app.test"] = new Map());
-    for (const [cookie, value] of Object.entries(set ?? {})) own.set(cookie, value);
-    for (const cookie of remove ?? []) own.delete(cookie);
-    return { cookies: Object.fromEntries(own) };
-  },
 
   logout: async ({ jar: name }) => {
     told = 0;

@@ -241,6 +241,7 @@ pub(in crate::identity) fn notice(done: &str, texts: &'static Texts) -> Option<&
         "email_asked" => &words.email_asked,
         "email" => &words.email,
         "deleted" => &words.deleted,
+        "step_up" => &texts.wrong.step_up,
         _ => return None,
     })
 }

@@ -159,5 +159,6 @@ pub(super) fn sealed_form(tokens: &SetOfTokens) -> Zeroizing<String> {
     Zeroizing::new(serde_json::to_string(tokens).unwrap_or_default())
 }
 
-/// How far a provider's clock may be off, in seconds.
-const CLOCK_SKEW: u64 = 60;
+/// How far a provider's clock may be off, in seconds. Routes tolerate nothing, so with more, a
+/// browser could be sent to log in again and again.
+const CLOCK_SKEW: u64 = 5;
