@@ -422,7 +422,7 @@ mod tests {
             "3:1 unknown key `trusted-proxies` in `[server]` (did you mean `trusted_proxies`?)",
             "4:15 `drain_delay`: expected a string, found a whole number (for example `drain_delay = \"5s\"`)",
             "5:7 `h2c`: expected `true` or `false`, found a string (write `h2c = true`, without quotes)",
-            "6:1 unknown key `roles` in `[server]` (`roles` belongs in `[issuer.NAME]`, `[[route]]` or `[[test]]`)",
+            "6:1 unknown key `roles` in `[server]` (`roles` belongs in `[identity.login.NAME]`, `[issuer.NAME]`, `[[route]]` or `[[test]]`)",
             "8:15 `max_headers`: expected a whole number, found a string (write `max_headers = 7`, without quotes)",
             "10:10 `listen`: expected a string, found a boolean (for example `listen = \"127.0.0.1:9901\"`)",
             "12:12 `audience`: expected a list of strings, found a string (write `audience = [\"x\"]`)",
