@@ -59,11 +59,8 @@ impl Store {
         issuer: &str,
         subject: &str,
     ) -> Result<Option<AccountRow>, StoreError> {
-        Ok(sqlx::query_as(ACCOUNT_OF_PERSON)
-            .bind(issuer)
-            .bind(subject)
-            .fetch_optional(self.connections.reader())
-            .await?)
+        let asking = sqlx::query_as(ACCOUNT_OF_PERSON).bind(issuer).bind(subject);
+        self.connections.first(asking).await
     }
 
     /// Adds an account for a person of a provider. Returns false, and writes nothing, if the address
@@ -105,12 +102,10 @@ impl Store {
 
     /// The issuers of the providers that an account is logged in to at, in order.
     pub async fn issuers_of_account(&self, account: &str) -> Result<Vec<String>, StoreError> {
-        let rows: Vec<(String,)> = sqlx::query_as(
+        let asking = sqlx::query_as(
             "SELECT DISTINCT issuer FROM provider_people WHERE account = $1 ORDER BY issuer",
-        )
-        .bind(account)
-        .fetch_all(self.connections.reader())
-        .await?;
+        );
+        let rows: Vec<(String,)> = self.connections.all(asking.bind(account)).await?;
         Ok(rows.into_iter().map(|(issuer,)| issuer).collect())
     }
 
@@ -122,10 +117,8 @@ impl Store {
         &self,
         session: &str,
     ) -> Result<Option<ProviderSessionRow>, StoreError> {
-        let row: Option<Sealed> = sqlx::query_as("SELECT session, issuer, subject, sid, tokens, due_at FROM provider_sessions WHERE session = $1")
-            .bind(session)
-            .fetch_optional(self.connections.reader())
-            .await?;
+        let asking = sqlx::query_as(PROVIDER_SESSION).bind(session);
+        let row: Option<Sealed> = self.connections.first(asking).await?;
         let Some(row) = row else { return Ok(None) };
         let Sealed { session, issuer, subject, sid, tokens, due_at } = row;
         let opened = self.sealer.open(&place(&session), &tokens)?;
@@ -141,7 +134,7 @@ impl Store {
         most: i64,
     ) -> Result<Vec<SessionAtProvider>, StoreError> {
         let asking = sqlx::query_as(TO_RECHECK).bind(now).bind(most);
-        Ok(asking.fetch_all(self.connections.reader()).await?)
+        self.connections.all(asking).await
     }
 
     /// Claims a session for one request to its provider, until `until` in Unix seconds. Of several
@@ -191,7 +184,7 @@ impl Store {
         subject: &str,
     ) -> Result<Vec<SessionAtProvider>, StoreError> {
         let asking = sqlx::query_as(OF_PERSON).bind(issuer).bind(subject);
-        Ok(asking.fetch_all(self.connections.reader()).await?)
+        self.connections.all(asking).await
     }
 
     /// Our live sessions that belong to a session at the provider.
@@ -201,7 +194,7 @@ impl Store {
         sid: &str,
     ) -> Result<Vec<SessionAtProvider>, StoreError> {
         let asking = sqlx::query_as(OF_SID).bind(issuer).bind(sid);
-        Ok(asking.fetch_all(self.connections.reader()).await?)
+        self.connections.all(asking).await
     }
 
     /// Remembers a logout token. Returns false if it was received before.
@@ -246,6 +239,8 @@ fn place(session: &str) -> String {
 
 /// Written in the transaction that opens the session.
 pub(super) const INSERT_PROVIDER_SESSION: &str = "INSERT INTO provider_sessions (session, issuer, subject, sid, tokens, due_at, claimed_until) VALUES ($1, $2, $3, $4, $5, $6, 0)";
+
+const PROVIDER_SESSION: &str = "SELECT session, issuer, subject, sid, tokens, due_at FROM provider_sessions WHERE session = $1";
 
 const INSERT_PERSON: &str = "INSERT INTO provider_people (issuer, subject, account, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (issuer, subject) DO NOTHING";
 
@@ -363,10 +358,8 @@ mod tests {
         here.finish_recheck("s", None, 500).await.unwrap();
         let row = here.provider_session("s").await.unwrap().unwrap();
         assert_eq!((row.tokens.as_str(), row.due_at), ("newer tokens", Some(500)));
-        let (stored,): (String,) = sqlx::query_as("SELECT tokens FROM provider_sessions")
-            .fetch_one(here.connections.reader())
-            .await
-            .unwrap();
+        let asking = sqlx::query_as("SELECT tokens FROM provider_sessions WHERE session = 's'");
+        let (stored,): (String,) = here.connections.one(asking).await.unwrap();
         assert!(!stored.contains("tokens"));
         // The row of one session does not open as that of another.
         let moving = sqlx::query("UPDATE provider_sessions SET tokens = $1 WHERE session = 't'");

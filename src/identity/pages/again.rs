@@ -95,8 +95,15 @@ pub fn shown_again(
     let filled = Filled { return_to: filled.return_to.clone(), ..failed };
     let languages = headers.get(header::ACCEPT_LANGUAGE).cloned();
     let asked = Asked { page, filled, languages, is_form_of_browser: false };
-    let why =
-        Why { reason, fault: None, rejected: None, retry_after, enrolment: None, ticket: None };
+    let why = Why {
+        reason,
+        fault: None,
+        rejected: None,
+        retry_after,
+        enrolment: None,
+        ticket: None,
+        back: None,
+    };
     Some((refused(&asked, &why, policy, mount), cookie("", 0, mount)?))
 }
 
