@@ -1,5 +1,6 @@
 //! The tables of people who log in at OpenID providers, and of their sessions there.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use zeroize::Zeroizing;
@@ -107,6 +108,13 @@ impl Store {
         );
         let rows: Vec<(String,)> = self.connections.all(asking.bind(account)).await?;
         Ok(rows.into_iter().map(|(issuer,)| issuer).collect())
+    }
+
+    /// The accounts that people of providers log in to.
+    pub async fn accounts_of_people(&self) -> Result<HashSet<String>, StoreError> {
+        let asking = sqlx::query_as("SELECT DISTINCT account FROM provider_people");
+        let rows: Vec<(String,)> = self.connections.all(asking).await?;
+        Ok(rows.into_iter().map(|(account,)| account).collect())
     }
 
     /// What the provider knows about a session. `None`: it did not begin at a provider.

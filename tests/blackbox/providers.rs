@@ -200,6 +200,15 @@ async fn a_login_at_a_provider_ends_in_a_session_of_ours() {
     assert_ne!(page.claims()["sid"], old.claims()["sid"]);
     site.reaches(&old).await.is(401, "token_revoked");
 
+    // The page of the sessions and the operator's command say which way.
+    let sessions = site.browse("bob", "/auth/sessions");
+    assert!(sessions.body().contains("· logged in at Example Corp</p>"), "{sessions:?}");
+    let (code, shown, _) = site.gateway.command(&["user", "show", "bob@example.com"]).await;
+    assert_eq!(code, 0, "{shown}");
+    assert!(shown.contains(&site.issuer) && shown.contains("  corp   "), "{shown}");
+    let (_, listed, _) = site.gateway.command(&["user", "list"]).await;
+    assert!(listed.contains("enabled, provider, no password"), "{listed}");
+
     // A program gets JSON, and no cookie.
     let response = site.gateway.get("/reports").header("Accept", "application/json").send().await;
     response.is(401, "credentials_missing");

@@ -252,7 +252,7 @@ async fn the_hundred_most_recently_used_sessions_are_listed() {
         &gateway.path("portcullis.db"),
         &format!(
             "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 102) \
-             INSERT INTO sessions SELECT 'later-' || n, account, generation, counter, created_at, rotated_at + n, address, 'program ' || n, ended_at, until_closed \
+             INSERT INTO sessions SELECT 'later-' || n, account, generation, counter, created_at, rotated_at + n, address, 'program ' || n, ended_at, until_closed, idp, acr, auth_time \
              FROM sessions, numbers WHERE id = '{sid}' AND account = '{}'",
             account["id"].as_str().unwrap()
         ),

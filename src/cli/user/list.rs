@@ -44,9 +44,12 @@ pub(super) async fn list(
     as_json: bool,
 ) -> Result<String, Failure> {
     let second_factors = SecondFactors::new(issuer.store.clone());
-    let have_factor = second_factors.owners().await?;
+    let ways = Ways {
+        have_factor: second_factors.owners().await?,
+        have_provider: issuer.store.accounts_of_people().await?,
+    };
     if as_json {
-        return list_as_json(issuer, filter, &have_factor).await;
+        return list_as_json(issuer, filter, &ways).await;
     }
     // The widths of the columns depend on all rows.
     let mut rows = vec![
@@ -58,7 +61,7 @@ pub(super) async fn list(
     while let Some(last) = page.last() {
         let next = issuer.accounts.after(Some(last)).await?;
         let listed = page.into_iter().filter(|account| filter.has(account));
-        rows.extend(listed.map(|account| table_row(account, &have_factor, &issuer.policy)));
+        rows.extend(listed.map(|account| table_row(account, &ways, &issuer.policy)));
         page = next;
     }
     if rows.len() > 1 {
@@ -72,17 +75,13 @@ pub(super) async fn list(
 }
 
 /// Prints a page at a time: all accounts at once could take more memory than there is.
-async fn list_as_json(
-    issuer: &Issuer,
-    filter: &Filter,
-    have_factor: &HashSet<String>,
-) -> Result<String, Failure> {
+async fn list_as_json(issuer: &Issuer, filter: &Filter, ways: &Ways) -> Result<String, Failure> {
     let mut page = issuer.accounts.after(None).await?;
     let mut before = "[\n";
     while let Some(last) = page.last() {
         let mut text = String::new();
         for account in page.iter().filter(|account| filter.has(account)) {
-            let object = object(account, have_factor.contains(&account.id));
+            let object = object(account, ways.of(account));
             let object = format!("{object:#}").replace('\n', "\n  ");
             let _ = write!(text, "{before}  {object}");
             before = ",\n";
@@ -96,16 +95,19 @@ async fn list_as_json(
 pub(super) async fn show(issuer: &Issuer, email: &str, as_json: bool) -> Result<String, Failure> {
     let account = account_by_email(&issuer.accounts, email).await?;
     let codes = SecondFactors::new(issuer.store.clone()).recovery_codes_left(&account.id).await?;
+    let providers = issuer.store.issuers_of_account(&account.id).await?;
+    let way = Way { totp: codes.is_some(), provider: !providers.is_empty() };
     let too_old = stale(&issuer.policy, Duration::from_secs(issuer.now));
     let (sessions, more) = issuer.sessions.of_account(&account.id, too_old).await?;
     if as_json {
-        let mut shown = object(&account, codes.is_some());
+        let mut shown = object(&account, way);
+        shown["providers"] = providers.into();
         shown["recovery_codes_left"] = codes.into();
         shown["sessions"] = sessions.iter().map(session_object).collect();
         shown["more_sessions"] = more.into();
         return Ok(format!("{shown:#}\n"));
     }
-    let state = state(&account, codes.is_some(), &issuer.policy);
+    let state = state(&account, way, &issuer.policy);
     let second_factor = match codes {
         Some(left) => format!("on, {left} recovery codes left"),
         None => "off".to_owned(),
@@ -118,6 +120,7 @@ pub(super) async fn show(issuer: &Issuer, email: &str, as_json: bool) -> Result<
         ("state", state),
         ("password", scheme(&account).to_owned()),
         ("second factor", second_factor),
+        ("providers", or_dash(providers.join(", "))),
         ("created", time(account.created_at)),
         ("last login", or_dash(account.last_login_at.map(time).unwrap_or_default())),
     ]
@@ -128,7 +131,7 @@ pub(super) async fn show(issuer: &Issuer, email: &str, as_json: bool) -> Result<
     rows.push(vec!["sessions".to_owned(), count.to_string()]);
     let mut shown = table(&rows);
     if !sessions.is_empty() {
-        let heading = ["SESSION", "SINCE", "LAST USED", "ADDRESS", "USER AGENT"];
+        let heading = ["SESSION", "LOGIN", "SINCE", "LAST USED", "ADDRESS", "USER AGENT"];
         let mut rows = vec![heading.map(str::to_owned).to_vec()];
         rows.extend(sessions.into_iter().map(session_row));
         let _ = write!(shown, "\n{}", table(&rows));
@@ -140,12 +143,13 @@ fn session_row(session: SessionRow) -> Vec<String> {
     let (since, used) = (time(session.created_at), time(session.rotated_at / 1000));
     // Clients choose it.
     let agent = session.user_agent.chars().filter(|letter| !letter.is_control()).collect();
-    vec![session.id, since, used, session.address, agent]
+    vec![session.id, session.proof.idp, since, used, session.address, agent]
 }
 
 fn session_object(session: &SessionRow) -> serde_json::Value {
     json!({
         "sid": session.id,
+        "idp": session.proof.idp,
         "address": session.address,
         "user_agent": session.user_agent,
         "created_at": time(session.created_at),
@@ -153,8 +157,32 @@ fn session_object(session: &SessionRow) -> serde_json::Value {
     })
 }
 
-fn table_row(account: AccountRow, have_factor: &HashSet<String>, policy: &Policy) -> Vec<String> {
-    let state = state(&account, have_factor.contains(&account.id), policy);
+/// How accounts log in, apart from their passwords.
+struct Ways {
+    /// With codes of an authenticator app.
+    have_factor: HashSet<String>,
+    /// At a provider.
+    have_provider: HashSet<String>,
+}
+
+/// The same of one account.
+#[derive(Clone, Copy)]
+struct Way {
+    totp: bool,
+    provider: bool,
+}
+
+impl Ways {
+    fn of(&self, account: &AccountRow) -> Way {
+        Way {
+            totp: self.have_factor.contains(&account.id),
+            provider: self.have_provider.contains(&account.id),
+        }
+    }
+}
+
+fn table_row(account: AccountRow, ways: &Ways, policy: &Policy) -> Vec<String> {
+    let state = state(&account, ways.of(&account), policy);
     vec![
         account.email,
         or_dash(account.roles),
@@ -166,10 +194,11 @@ fn table_row(account: AccountRow, have_factor: &HashSet<String>, policy: &Policy
     ]
 }
 
-fn state(account: &AccountRow, totp: bool, policy: &Policy) -> String {
+fn state(account: &AccountRow, way: Way, policy: &Policy) -> String {
     let mut state = vec![if account.disabled == 1 { "disabled" } else { "enabled" }];
     state.extend((policy.verify_email && account.email_verified == 0).then_some("unverified"));
-    state.extend(totp.then_some("totp"));
+    state.extend(way.totp.then_some("totp"));
+    state.extend(way.provider.then_some("provider"));
     state.extend((scheme(account) == "none").then_some("no password"));
     state.join(", ")
 }
@@ -178,7 +207,7 @@ fn or_dash(text: String) -> String {
     if text.is_empty() { "-".to_owned() } else { text }
 }
 
-fn object(account: &AccountRow, totp: bool) -> serde_json::Value {
+fn object(account: &AccountRow, way: Way) -> serde_json::Value {
     json!({
         "id": account.id,
         "email": account.email,
@@ -187,7 +216,8 @@ fn object(account: &AccountRow, totp: bool) -> serde_json::Value {
         "disabled": account.disabled == 1,
         "email_verified": account.email_verified == 1,
         "password": scheme(account),
-        "totp": totp,
+        "totp": way.totp,
+        "provider": way.provider,
         "created_at": time(account.created_at),
         "last_login_at": account.last_login_at.map(time),
     })

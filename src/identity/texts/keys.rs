@@ -256,6 +256,7 @@ texts!(
         lead: String,
         this: String,
         when: String,
+        by: String,
         log_out: String,
         end: String,
         end_what: String,

@@ -58,10 +58,14 @@ impl Identity {
                 away.insert(name);
             }
             let (identity, policy) = (Arc::clone(self), Arc::clone(policy));
-            asking.spawn(async move {
+            let work = async move {
                 let is_away = identity.recheck_one(&provider, &session, &policy).await;
                 is_away.then_some(session.idp)
-            });
+            };
+            // It finishes even if the gateway stops: an answer may hold the only refresh token that
+            // is still valid.
+            let asked = self.tasks.spawn_on(work, &self.background);
+            asking.spawn(async move { asked.await.ok().flatten() });
         }
         while let Some(asked) = asking.join_next().await {
             away.extend(asked.ok().flatten());

@@ -211,6 +211,8 @@ pub struct Session {
     /// RFC 3339: the time of the login, or of the last refresh.
     #[schemars(extend("format" = "date-time"))]
     pub last_used_at: String,
+    /// How it began: the name of a login provider, or `password`.
+    pub idp: String,
     /// Whether this is the session of the request.
     pub current: bool,
 }
@@ -225,6 +227,7 @@ impl Session {
             user_agent: row.user_agent,
             created_at: time(row.created_at),
             last_used_at: time(row.rotated_at / 1000),
+            idp: row.proof.idp,
         }
     }
 }
@@ -236,6 +239,7 @@ pub(in crate::identity::actions) fn session_example() -> Value {
         "user_agent": "curl/8.14.1",
         "created_at": "2026-03-14T09:26:53Z",
         "last_used_at": "2026-03-14T11:02:10Z",
+        "idp": "password",
         "current": true,
     })
 }

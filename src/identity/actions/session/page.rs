@@ -8,6 +8,7 @@ use crate::identity::actions::personal_token::Section;
 use crate::identity::device::device;
 use crate::identity::outcome::Sessions;
 use crate::identity::pages::{Complaint, Filled, Link, Sheet, Site, notice, rendered};
+use crate::identity::session::PASSWORD_LOGIN;
 use crate::identity::texts::{SessionsTexts, filled as filled_in};
 use crate::identity::{Mount, Policy};
 use crate::store::SessionRow;
@@ -31,6 +32,8 @@ struct SessionsPage<'a> {
 struct Row {
     device: String,
     when: String,
+    /// The provider at which it began.
+    way: Option<String>,
     what: String,
     is_current: bool,
     action: String,
@@ -51,7 +54,14 @@ pub(in crate::identity) fn sessions(
         let created_at = u64::try_from(session.created_at).unwrap_or(0);
         let name = device(&session.user_agent).in_words(words);
         let is_current = current.as_deref() == Some(session.id.as_str());
+        // A section that is gone is still known by its name.
+        let way = match policy.provider(&session.proof.idp) {
+            Some(provider) => Some(provider.settings().title.clone()),
+            None if session.proof.idp == PASSWORD_LOGIN => None,
+            None => Some(session.proof.idp.clone()),
+        };
         Row {
+            way: way.map(|name| filled_in(&words.by, &[("name", &name)])),
             when: filled_in(
                 &words.when,
                 &[
