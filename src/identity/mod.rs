@@ -271,8 +271,8 @@ impl Identity {
     async fn clean(&self, policy: &Policy) -> Result<(), StoreError> {
         self.sessions.prune(policy, self.clock.unix_time()).await?;
         self.personal_tokens.prune(self.clock.unix_seconds()).await?;
-        let long_ago = self.clock.unix_time().saturating_sub(KEEP_ENDED).as_secs().cast_signed();
-        self.store.prune_provider_sessions(long_ago).await?;
+        let long_ago = self.clock.unix_time().saturating_sub(policy.session_lifetime);
+        self.store.prune_provider_sessions(long_ago.as_secs().cast_signed()).await?;
         self.outbox.prune().await?;
         for limit in self.budgets.all() {
             limit.prune();
@@ -303,9 +303,6 @@ impl Identity {
 /// How often to check for new keys and imports. A key that another process adds is thus known here
 /// within a second, before it signs.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-
-/// How long the providers' tokens of an ended session are kept.
-const KEEP_ENDED: Duration = Duration::from_mins(5);
 
 /// How often expired sessions and idle counters are deleted.
 const CLEAN_EVERY: Duration = Duration::from_mins(5);

@@ -136,7 +136,14 @@ impl Sessions {
         };
         // Before the session: without its row, the provider would never be asked about it.
         if let Some(row) = began.provider {
-            let row = ProviderSessionRow { session: session.id.clone(), ..row };
+            let (id, account) = (session.id.clone(), session.account.clone());
+            let row = ProviderSessionRow {
+                session: id,
+                account,
+                generation: session.generation,
+                created_at: session.created_at,
+                ..row
+            };
             self.store.database().insert_provider_session(&row).await?;
         }
         let issued = self.store.open(&session, stale(policy, now), &scope(policy)).await?;
@@ -292,8 +299,13 @@ impl Sessions {
         if self.revocations.list().contains(RevokedBy::Sid, &policy.issuer, &sid) {
             return Ok(None);
         }
-        let session = self.store.live_session(&sid).await?;
+        let session = self.store.live(&sid).await?;
         Ok(session.filter(|session| !is_stale(session, stale(policy, now))))
+    }
+
+    /// Whether a session of this id goes on.
+    pub async fn goes_on(&self, sid: &str) -> Result<bool, StoreError> {
+        Ok(self.store.live(sid).await?.is_some())
     }
 
     /// The account of an active session.
@@ -326,6 +338,7 @@ impl Sessions {
             Ended::Revoked => self.revocations.written(revocation),
             Ended::NotRevoked => self.revocations.revoke(revocation).await?,
         }
+        self.store.database().delete_provider_session(sid).await?;
         Ok(true)
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::redis::{Redis, SessionUse, SessionsAway, StoredSession};
 use crate::revocation::row;
-use crate::store::{AccountRow, Issued, SessionRow, StaleBefore, Store, StoreError};
+use crate::store::{AccountRow, Issued, LoginProof, SessionRow, StaleBefore, Store, StoreError};
 use crate::token::Revocation;
 
 /// All sessions of the built-in issuer.
@@ -46,13 +46,17 @@ impl SessionStore {
             user_agent: session.user_agent.clone(),
             ended_at: None,
             until_closed: session.until_closed == 1,
+            idp: session.proof.idp.clone(),
+            acr: session.proof.acr.clone(),
+            auth_time: session.proof.auth_time,
             used: Vec::new(),
         };
         // A session whose account has changed is never lived: its refresh token is unknown.
         redis.open_session(&opened, life(session.created_at, session.rotated_at, stale)).await?;
         let (account, generation) = (&session.account, session.generation);
         let issued = self.store.log_in(account, generation, scope, session.created_at).await?;
-        Ok(issued.map(|issued| Issued { until_closed: opened.until_closed, ..issued }))
+        let (until_closed, proof) = (opened.until_closed, session.proof.clone());
+        Ok(issued.map(|issued| Issued { until_closed, proof, ..issued }))
     }
 
     /// See [`Store::rotate_session`].
@@ -225,7 +229,8 @@ impl SessionStore {
     ) -> Result<Option<Issued>, StoreError> {
         let (account, generation) = (&session.account, session.generation);
         let issued = self.store.issue_to_generation(account, generation, scope, now).await?;
-        Ok(issued.map(|issued| Issued { until_closed: session.until_closed, ..issued }))
+        let (until_closed, proof) = (session.until_closed, proof(session));
+        Ok(issued.map(|issued| Issued { until_closed, proof, ..issued }))
     }
 }
 
@@ -242,6 +247,7 @@ pub(super) enum Ended {
 
 impl From<StoredSession> for SessionRow {
     fn from(session: StoredSession) -> Self {
+        let proof = proof(&session);
         Self {
             id: session.id,
             account: session.account,
@@ -253,8 +259,13 @@ impl From<StoredSession> for SessionRow {
             user_agent: session.user_agent,
             ended_at: session.ended_at,
             until_closed: i16::from(session.until_closed),
+            proof,
         }
     }
+}
+
+fn proof(session: &StoredSession) -> LoginProof {
+    LoginProof { idp: session.idp.clone(), acr: session.acr.clone(), auth_time: session.auth_time }
 }
 
 impl From<SessionsAway> for StoreError {

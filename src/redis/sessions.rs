@@ -43,6 +43,8 @@ impl Redis {
         opening.arg("rotated").arg(session.rotated_at).arg("address").arg(&session.address);
         opening.arg("agent").arg(&session.user_agent);
         opening.arg("closed").arg(u8::from(session.until_closed));
+        opening.arg("idp").arg(&session.idp).arg("acr").arg(&session.acr);
+        opening.arg("proved").arg(session.auth_time);
         self.ask(async |connection| opening.invoke_async(connection).await).await
     }
 
@@ -157,6 +159,9 @@ fn parse(id: &str, fields: &HashMap<String, String>) -> Option<StoredSession> {
         user_agent: text("agent")?,
         ended_at: number("ended"),
         until_closed: number("closed") == Some(1),
+        idp: text("idp").unwrap_or_default(),
+        acr: text("acr").unwrap_or_default(),
+        auth_time: number("proved").unwrap_or_default(),
         used: used.collect(),
     })
 }

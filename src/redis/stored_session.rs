@@ -25,6 +25,12 @@ pub struct StoredSession {
     pub ended_at: Option<i64>,
     /// Whether its cookies last until the browser is closed.
     pub until_closed: bool,
+    /// How the person logged in: the name of a provider, or `password`.
+    pub idp: String,
+    /// How they proved who they are; empty: not known.
+    pub acr: String,
+    /// When they did, in Unix seconds; 0: not known.
+    pub auth_time: i64,
     /// The refresh tokens that were used lately, with the time in Unix milliseconds.
     pub used: Vec<(i64, i64)>,
 }

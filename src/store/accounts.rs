@@ -368,7 +368,7 @@ pub(super) mod tests {
                 session(&format!("open {what}"), before.generation),
                 session(&format!("late {what}"), before.generation),
             );
-            let issued = store.open_session(&open, "=x", None).await.unwrap();
+            let issued = store.open_session(&open, "=x").await.unwrap();
             let was_open = issued.is_some();
             assert_eq!(was_open, before.disabled == 0, "{what}");
             // While the account is disabled, no login succeeds, so there is no token to cut off.
@@ -396,17 +396,9 @@ pub(super) mod tests {
                 was_open && !ends,
                 "{what}"
             );
-            assert_eq!(
-                store.open_session(&late, "=x", None).await.unwrap().is_some(),
-                !ends,
-                "{what}"
-            );
+            assert_eq!(store.open_session(&late, "=x").await.unwrap().is_some(), !ends, "{what}");
             let next = session(&format!("next {what}"), after.generation);
-            assert_eq!(
-                store.open_session(&next, "=x", None).await.unwrap().is_some(),
-                opens,
-                "{what}"
-            );
+            assert_eq!(store.open_session(&next, "=x").await.unwrap().is_some(), opens, "{what}");
             let revoked = store.revocations_after(0).await.unwrap();
             assert_eq!((revoked.len(), revoked[0].revoked_at), (1, cutoff), "{what}");
         }
@@ -456,13 +448,13 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
         store.insert_account(&account("a", "a@x.example")).await.unwrap();
-        store.open_session(&session("s", 0), "=x", None).await.unwrap().unwrap();
+        store.open_session(&session("s", 0), "=x").await.unwrap().unwrap();
         store
             .change_account("a", AccountChange::Roles("admin"), revocation("subject", "a"), 3_700)
             .await
             .unwrap()
             .unwrap();
-        let error = store.open_session(&session("t", 0), "=x", None).await.unwrap_err().to_string();
+        let error = store.open_session(&session("t", 0), "=x").await.unwrap_err().to_string();
         assert!(
             error.contains("1970-01-01T01:01:40Z") && error.contains("correct the clock"),
             "{error}"
@@ -489,7 +481,7 @@ pub(super) mod tests {
         let store = Store::open(&settings(folder.path())).await.unwrap();
         store.insert_account(&account("a", "a@x.example")).await.unwrap();
         let early = SessionRow { created_at: 5_000, ..session("early", 0) };
-        let issued_at = store.open_session(&early, "=x", None).await.unwrap().unwrap().issued_at;
+        let issued_at = store.open_session(&early, "=x").await.unwrap().unwrap().issued_at;
         assert_eq!(issued_at, 5_000);
         let subject = revocation("subject", "a");
         assert!(!store.move_cutoff_back("a", &[], &subject, 5_000).await.unwrap());
@@ -514,7 +506,7 @@ pub(super) mod tests {
         );
         let every = store.revocations_after(1).await.unwrap();
         assert_eq!((every[0].scope.as_str(), every[0].revoked_at), ("*", 100));
-        let opened = store.open_session(&session("late", 2), "=x", None).await.unwrap().unwrap();
+        let opened = store.open_session(&session("late", 2), "=x").await.unwrap().unwrap();
         assert_eq!(opened.issued_at, 101);
         assert!(!store.move_cutoff_back("a", &[], &subject, 100).await.unwrap());
     }
@@ -525,7 +517,7 @@ pub(super) mod tests {
         let store = Store::open(&settings(folder.path())).await.unwrap();
         store.insert_account(&account("a", "a@x.example")).await.unwrap();
         store.insert_account(&account("b", "b@x.example")).await.unwrap();
-        assert!(store.open_session(&session("s", 0), "=x", None).await.unwrap().is_some());
+        assert!(store.open_session(&session("s", 0), "=x").await.unwrap().is_some());
         assert!(!store.end_session("s", "b", &revocation("sid", "s"), 9).await.unwrap());
         assert!(store.revocations_after(0).await.unwrap().is_empty());
         assert!(store.end_session("s", "a", &revocation("sid", "s"), 9).await.unwrap());
@@ -536,7 +528,7 @@ pub(super) mod tests {
         assert!(store.rotate_session(&session("s", 0), FRESH, "=x", 9).await.unwrap().is_none());
         assert_eq!(store.revocations_after(0).await.unwrap().len(), 1);
         // Too old if one of the two times is, and only then.
-        store.open_session(&session("t", 0), "=x", None).await.unwrap();
+        store.open_session(&session("t", 0), "=x").await.unwrap();
         for (created_at, rotated_at, lives) in
             [(100, 0, false), (0, 100_000, false), (99, 99_999, true)]
         {
@@ -562,7 +554,7 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
         store.insert_account(&account("a", "a@x.example")).await.unwrap();
-        store.open_session(&session("s", 0), "=x", None).await.unwrap();
+        store.open_session(&session("s", 0), "=x").await.unwrap();
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..50 {
             let store = store.clone();

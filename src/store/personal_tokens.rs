@@ -318,7 +318,7 @@ mod tests {
             until_closed: 0,
             proof: crate::store::LoginProof::default(),
         };
-        store.open_session(&session, "=x", None).await.unwrap().unwrap();
+        store.open_session(&session, "=x").await.unwrap().unwrap();
         let add = async |id: &str, account: &str| {
             let row = PersonalTokenRow { account: account.into(), ..token(id, id) };
             store.add_personal_token(&row, (Some("s"), 0), 9).await.unwrap()

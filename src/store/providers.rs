@@ -13,6 +13,14 @@ use super::{AccountRow, LogoutTokenRow, Store, StoreError};
 pub struct ProviderSessionRow {
     /// The id of our session.
     pub session: String,
+    /// Its account.
+    pub account: String,
+    /// The generation of the account when the session began.
+    pub generation: i64,
+    /// The name of the provider's section.
+    pub idp: String,
+    /// Unix seconds: when the session began.
+    pub created_at: i64,
     /// The `iss` of the provider.
     pub issuer: String,
     /// The person's `sub` at the provider.
@@ -46,10 +54,14 @@ pub struct SessionAtProvider {
 #[derive(sqlx::FromRow)]
 struct Sealed {
     session: String,
+    account: String,
+    generation: i64,
+    idp: String,
     issuer: String,
     subject: String,
     sid: String,
     tokens: String,
+    created_at: i64,
     due_at: Option<i64>,
 }
 
@@ -117,6 +129,33 @@ impl Store {
         Ok(rows.into_iter().map(|(account,)| account).collect())
     }
 
+    /// Adds what the provider knows about a session that is about to begin.
+    pub async fn insert_provider_session(
+        &self,
+        row: &ProviderSessionRow,
+    ) -> Result<(), StoreError> {
+        let adding = sqlx::query(INSERT_PROVIDER_SESSION)
+            .bind(&row.session)
+            .bind(&row.account)
+            .bind(row.generation)
+            .bind(&row.idp)
+            .bind(&row.issuer)
+            .bind(&row.subject)
+            .bind(&row.sid)
+            .bind(self.sealer.seal(&place(&row.session), row.tokens.as_bytes())?)
+            .bind(row.created_at)
+            .bind(row.due_at);
+        self.write(adding).await?;
+        Ok(())
+    }
+
+    /// Forgets what the provider knows about a session that has ended.
+    pub async fn delete_provider_session(&self, session: &str) -> Result<(), StoreError> {
+        let forgetting = sqlx::query("DELETE FROM provider_sessions WHERE session = $1");
+        self.write(forgetting.bind(session)).await?;
+        Ok(())
+    }
+
     /// What the provider knows about a session. `None`: it did not begin at a provider.
     ///
     /// # Errors
@@ -128,10 +167,19 @@ impl Store {
         let asking = sqlx::query_as(PROVIDER_SESSION).bind(session);
         let row: Option<Sealed> = self.connections.first(asking).await?;
         let Some(row) = row else { return Ok(None) };
-        let Sealed { session, issuer, subject, sid, tokens, due_at } = row;
-        let opened = self.sealer.open(&place(&session), &tokens)?;
-        let tokens = Zeroizing::new(String::from_utf8_lossy(&opened).into_owned());
-        Ok(Some(ProviderSessionRow { session, issuer, subject, sid, tokens, due_at }))
+        let opened = self.sealer.open(&place(&row.session), &row.tokens)?;
+        Ok(Some(ProviderSessionRow {
+            session: row.session,
+            account: row.account,
+            generation: row.generation,
+            idp: row.idp,
+            created_at: row.created_at,
+            issuer: row.issuer,
+            subject: row.subject,
+            sid: row.sid,
+            tokens: Zeroizing::new(String::from_utf8_lossy(&opened).into_owned()),
+            due_at: row.due_at,
+        }))
     }
 
     /// The live sessions about which a provider is to be asked at `now`, in Unix seconds, those that
@@ -218,7 +266,8 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes the providers' tokens of sessions that have ended before `before`, in Unix seconds.
+    /// Forgets what providers know about sessions that cannot be used any more: they began at or
+    /// before `before`, in Unix seconds, or their account has another generation.
     pub async fn prune_provider_sessions(&self, before: i64) -> Result<(), StoreError> {
         self.write(sqlx::query(PRUNE).bind(before)).await?;
         Ok(())
@@ -233,11 +282,6 @@ impl Store {
     pub fn flight_secret_key(&self) -> Zeroizing<[u8; 32]> {
         self.sealer.derive("portcullis login flights secrets v1")
     }
-
-    /// Seals a row's tokens.
-    pub(super) fn seal_tokens(&self, row: &ProviderSessionRow) -> Result<String, StoreError> {
-        Ok(self.sealer.seal(&place(&row.session), row.tokens.as_bytes())?)
-    }
 }
 
 /// What the tokens of a session are sealed for.
@@ -245,21 +289,18 @@ fn place(session: &str) -> String {
     format!("provider_sessions.tokens {session}")
 }
 
-/// Written in the transaction that opens the session.
-pub(super) const INSERT_PROVIDER_SESSION: &str = "INSERT INTO provider_sessions (session, issuer, subject, sid, tokens, due_at, claimed_until) VALUES ($1, $2, $3, $4, $5, $6, 0)";
+const INSERT_PROVIDER_SESSION: &str = "INSERT INTO provider_sessions (session, account, generation, idp, issuer, subject, sid, tokens, created_at, due_at, claimed_until) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0)";
 
-const PROVIDER_SESSION: &str = "SELECT session, issuer, subject, sid, tokens, due_at FROM provider_sessions WHERE session = $1";
+const PROVIDER_SESSION: &str = "SELECT session, account, generation, idp, issuer, subject, sid, tokens, created_at, due_at FROM provider_sessions WHERE session = $1";
 
 const INSERT_PERSON: &str = "INSERT INTO provider_people (issuer, subject, account, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (issuer, subject) DO NOTHING";
 
 const ACCOUNT_OF_PERSON: &str = "SELECT accounts.* FROM accounts JOIN provider_people ON provider_people.account = accounts.id \
     WHERE provider_people.issuer = $1 AND provider_people.subject = $2";
 
-const TO_RECHECK: &str = "SELECT sessions.id AS session, sessions.account, sessions.idp FROM provider_sessions \
-    JOIN sessions ON sessions.id = provider_sessions.session JOIN accounts ON accounts.id = sessions.account \
-    WHERE provider_sessions.due_at <= $1 AND provider_sessions.claimed_until <= $1 \
-    AND sessions.ended_at IS NULL AND sessions.generation = accounts.generation AND accounts.disabled = 0 \
-    ORDER BY provider_sessions.due_at LIMIT $2";
+const TO_RECHECK: &str = "SELECT session, account, idp FROM provider_sessions WHERE due_at <= $1 AND claimed_until <= $1 \
+    AND generation = (SELECT generation FROM accounts WHERE accounts.id = account AND disabled = 0) ORDER BY due_at LIMIT $2";
 
 const CLAIM: &str = "UPDATE provider_sessions SET claimed_until = $1 WHERE session = $2 AND due_at <= $3 AND claimed_until <= $3";
 
@@ -267,23 +308,20 @@ const FINISH: &str = "UPDATE provider_sessions SET claimed_until = 0, due_at = $
 
 const POSTPONE: &str = "UPDATE provider_sessions SET due_at = $3 WHERE issuer = $1 AND due_at <= $2 AND claimed_until <= $2";
 
-const OF_PERSON: &str = "SELECT sessions.id AS session, sessions.account, sessions.idp FROM provider_sessions \
-    JOIN sessions ON sessions.id = provider_sessions.session \
-    WHERE provider_sessions.issuer = $1 AND provider_sessions.subject = $2 AND sessions.ended_at IS NULL";
+const OF_PERSON: &str =
+    "SELECT session, account, idp FROM provider_sessions WHERE issuer = $1 AND subject = $2";
 
-const OF_SID: &str = "SELECT sessions.id AS session, sessions.account, sessions.idp FROM provider_sessions \
-    JOIN sessions ON sessions.id = provider_sessions.session \
-    WHERE provider_sessions.issuer = $1 AND provider_sessions.sid = $2 AND sessions.ended_at IS NULL";
+const OF_SID: &str =
+    "SELECT session, account, idp FROM provider_sessions WHERE issuer = $1 AND sid = $2";
 
-const PRUNE: &str =
-    "DELETE FROM provider_sessions WHERE session IN (SELECT id FROM sessions WHERE ended_at <= $1)";
+const PRUNE: &str = "DELETE FROM provider_sessions WHERE created_at <= $1 \
+    OR generation <> (SELECT generation FROM accounts WHERE accounts.id = account)";
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::store::accounts::tests::account;
     use crate::store::test_settings as settings;
-    use crate::store::{LoginProof, SessionRow};
 
     const ISSUER: &str = "https://login.test";
 
@@ -292,29 +330,19 @@ mod tests {
     }
 
     async fn open(store: &Store, id: &str, due_at: Option<i64>) {
-        let session = SessionRow {
-            id: id.into(),
-            account: "a".into(),
-            generation: 0,
-            counter: 0,
-            created_at: 100,
-            rotated_at: 100_000,
-            address: "192.0.2.1".into(),
-            user_agent: String::new(),
-            ended_at: None,
-            until_closed: 0,
-            proof: LoginProof { idp: "corp".into(), acr: "phr".into(), auth_time: 99 },
-        };
         let row = ProviderSessionRow {
             session: id.into(),
+            account: "a".into(),
+            generation: 0,
+            idp: "corp".into(),
+            created_at: 100,
             issuer: ISSUER.into(),
             subject: "u-1".into(),
             sid: format!("there {id}"),
             tokens: Zeroizing::new("secret tokens".into()),
             due_at,
         };
-        let issued = store.open_session(&session, "=x", Some(&row)).await.unwrap().unwrap();
-        assert_eq!(issued.proof, session.proof);
+        store.insert_provider_session(&row).await.unwrap();
     }
 
     fn names(sessions: &[SessionAtProvider]) -> Vec<&str> {
@@ -385,20 +413,14 @@ mod tests {
         assert_eq!(store.sessions_of_person(ISSUER, "u-1").await.unwrap().len(), 2);
         assert_eq!(store.sessions_of_person("https://other.test", "u-1").await.unwrap(), []);
         assert_eq!(names(&store.sessions_of_sid(ISSUER, "there t").await.unwrap()), ["t"]);
-        let row = crate::store::RevocationRow {
-            kind: "sid".into(),
-            value: "t".into(),
-            scope: "=x".into(),
-            revoked_at: 0,
-            seq: 0,
-        };
-        store.end_session("t", "a", &row, 150).await.unwrap();
+        store.delete_provider_session("t").await.unwrap();
         assert_eq!(names(&store.sessions_of_person(ISSUER, "u-1").await.unwrap()), ["s"]);
         assert_eq!(store.sessions_of_sid(ISSUER, "there t").await.unwrap(), []);
         assert_eq!(names(&store.sessions_to_recheck(999, 9).await.unwrap()), ["s"]);
-        store.prune_provider_sessions(150).await.unwrap();
-        assert!(store.provider_session("t").await.unwrap().is_none());
+        store.prune_provider_sessions(99).await.unwrap();
         assert!(store.provider_session("s").await.unwrap().is_some());
+        store.prune_provider_sessions(100).await.unwrap();
+        assert!(store.provider_session("s").await.unwrap().is_none());
         let token = LogoutTokenRow { name: "n".into(), expires_at: 100 };
         assert!(store.receive_logout_token(&token).await.unwrap());
         assert!(!store.receive_logout_token(&token).await.unwrap());

@@ -1,7 +1,6 @@
 //! The table of sessions: one row is one family of refresh tokens.
 
 use super::connections::WriteTransaction;
-use super::providers::{INSERT_PROVIDER_SESSION, ProviderSessionRow};
 use super::revocations::{latest_cutoff, write_revocations};
 use super::{AccountRow, RevocationRow, Store, StoreError};
 
@@ -74,12 +73,11 @@ pub struct Issued {
 impl Store {
     /// Opens a session and issues an access token with it, if the account is still as it was when
     /// its password was checked: of this generation and not disabled. `scope` is that of the
-    /// token's `iss` in revocations; `provider` is what the provider knows, if it began there.
+    /// token's `iss` in revocations.
     pub async fn open_session(
         &self,
         session: &SessionRow,
         scope: &str,
-        provider: Option<&ProviderSessionRow>,
     ) -> Result<Option<Issued>, StoreError> {
         let mut writing = self.connections.write().await?;
         let opening = sqlx::query(OPEN)
@@ -97,16 +95,6 @@ impl Store {
             .bind(session.proof.auth_time);
         if writing.execute(opening).await? == 0 {
             return Ok(None);
-        }
-        if let Some(row) = provider {
-            let adding = sqlx::query(INSERT_PROVIDER_SESSION)
-                .bind(&row.session)
-                .bind(&row.issuer)
-                .bind(&row.subject)
-                .bind(&row.sid)
-                .bind(self.seal_tokens(row)?)
-                .bind(row.due_at);
-            writing.execute(adding).await?;
         }
         let noting = sqlx::query("UPDATE accounts SET last_login_at = $1 WHERE id = $2");
         writing.execute(noting.bind(session.created_at).bind(&session.account)).await?;

@@ -7,6 +7,7 @@ use crate::gateway::authenticate::Place;
 use crate::gateway::guard::{Access, Denied};
 use crate::gateway::route::Route;
 use crate::gateway::snapshot::Snapshot;
+use crate::gateway::step_up::StepUp;
 use crate::gateway::target::Target;
 use crate::reason::Reason;
 use crate::token::VerifiedToken;
@@ -50,7 +51,10 @@ pub(super) fn admits(route: &Route, held: &Held, snapshot: &Snapshot) -> Result<
     if !takes {
         return Err(Denied::NoCaller.into());
     }
-    Ok(guard.demands.check(token)?)
+    guard.demands.check(token)?;
+    // The login was recent enough when the request was decided.
+    let strength = StepUp { max_age: None, ..guard.demands.step_up.clone() };
+    Ok(strength.check(token, 0).map_err(Denied::StepUp)?)
 }
 
 /// Whether there still is a section for the issuer of a token.

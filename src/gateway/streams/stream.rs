@@ -122,6 +122,8 @@ impl From<Denied> for End {
             Denied::Role(_) => Reason::RoleMissing,
             Denied::Scope(_) => Reason::ScopeMissing,
             Denied::Claim(_) => Reason::ClaimMismatch,
+            Denied::Login(_) => Reason::LoginMethod,
+            Denied::StepUp(_) => Reason::StepUpRequired,
         })
     }
 }

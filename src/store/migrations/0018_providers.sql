@@ -19,14 +19,23 @@ CREATE TABLE provider_people (
 );
 CREATE INDEX provider_people_by_account ON provider_people (account);
 
+-- Apart from the sessions themselves, which may be in Redis. A row goes when its session ends.
 CREATE TABLE provider_sessions (
-    session       TEXT   NOT NULL PRIMARY KEY REFERENCES sessions (id) ON DELETE CASCADE,
+    -- The id of our session.
+    session       TEXT   NOT NULL PRIMARY KEY,
+    account       TEXT   NOT NULL REFERENCES accounts (id) ON DELETE CASCADE,
+    -- The generation of the account when the session began.
+    generation    BIGINT NOT NULL,
+    -- The name of the provider's section.
+    idp           TEXT   NOT NULL,
     issuer        TEXT   NOT NULL,
     subject       TEXT   NOT NULL,
     -- The name of the session at the provider (`sid`); empty: none.
     sid           TEXT   NOT NULL,
     -- The provider's tokens, sealed.
     tokens        TEXT   NOT NULL,
+    -- Unix seconds.
+    created_at    BIGINT NOT NULL,
     -- Unix seconds: when the provider is to be asked again. NULL: it cannot be asked.
     due_at        BIGINT,
     -- Unix seconds: until then, one process is asking.

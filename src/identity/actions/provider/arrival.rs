@@ -65,7 +65,12 @@ impl Identity {
         };
         let due_at = tokens.refresh.is_some().then(|| self.next_recheck(provider));
         let row = ProviderSessionRow {
+            // Those of the session that is opened with it.
             session: String::new(),
+            account: String::new(),
+            generation: 0,
+            created_at: 0,
+            idp: settings.name.to_string(),
             issuer: settings.issuer.clone(),
             subject: person.subject,
             sid: person.sid.unwrap_or_default(),

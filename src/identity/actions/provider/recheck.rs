@@ -118,6 +118,10 @@ impl Identity {
         if !self.store.claim_recheck(sid, now, now + LEASE).await? {
             return Ok(());
         }
+        if !self.sessions.goes_on(sid).await? {
+            self.store.delete_provider_session(sid).await?;
+            return Ok(());
+        }
         // Read after the claim: another process may have received newer tokens before it.
         let Some(row) = self.store.provider_session(sid).await? else { return Ok(()) };
         let tokens: SetOfTokens = serde_json::from_str(&row.tokens).unwrap_or_default();
