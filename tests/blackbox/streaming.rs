@@ -648,7 +648,7 @@ async fn an_upstream_that_uses_http_2_is_reported() {
         .log()
         .until("the protocol is named", |line| {
             line["cause"].as_str().is_some_and(|cause| {
-                cause.contains("HTTP/2") && cause.ends_with("configure it to listen for HTTP/1.1")
+                cause.contains("HTTP/2") && cause.ends_with("set http2 = true in its section")
             })
         })
         .await;
