@@ -254,7 +254,7 @@ use Kind::{BigInt, SmallInt, Text};
 
 /// What lasts, in an order in which each row comes after those that it refers to. Which replicas
 /// run, and what limits have counted, stays behind.
-const TABLES: [Table; 12] = [
+const TABLES: [Table; 14] = [
     Table { name: "facts", key: 1, columns: &[("name", Text), ("value", Text)] },
     Table {
         name: "accounts",
@@ -288,6 +288,31 @@ const TABLES: [Table; 12] = [
             ("user_agent", Text),
             ("ended_at", BigInt),
             ("until_closed", SmallInt),
+            ("idp", Text),
+            ("acr", Text),
+            ("auth_time", BigInt),
+        ],
+    },
+    Table {
+        name: "provider_people",
+        key: 2,
+        columns: &[("issuer", Text), ("subject", Text), ("account", Text), ("created_at", BigInt)],
+    },
+    Table {
+        name: "provider_sessions",
+        key: 1,
+        columns: &[
+            ("session", Text),
+            ("account", Text),
+            ("generation", BigInt),
+            ("idp", Text),
+            ("issuer", Text),
+            ("subject", Text),
+            ("sid", Text),
+            ("tokens", Text),
+            ("created_at", BigInt),
+            ("due_at", BigInt),
+            ("claimed_until", BigInt),
         ],
     },
     Table {
