@@ -147,7 +147,10 @@ async fn a_request_from_another_origin_does_not_change_the_store() {
     let before = version().await;
     let mut changing = 0;
     for (path, methods) in document["paths"].as_object().unwrap() {
-        let path = format!("/auth{}", path.replace("{sid}", "x").replace("{id}", "x"));
+        let path = format!(
+            "/auth{}",
+            path.replace("{sid}", "x").replace("{id}", "x").replace("{name}", "x")
+        );
         for (method, _) in methods
             .as_object()
             .unwrap()
