@@ -773,7 +773,7 @@ weight = "high"
     14 | weight = "high"
        | ^^^^^^
        |
-       = help: `[[route]]` knows `access`, `all_roles`, `claims`, `cors`, `enforce`, `external`, `forward_authorization`, `host`, `identity`, `identity_headers`, `insecure_path`, `issuers`, `limit`, `method_override`, `methods`, `name`, `path`, `redirect`, `response_headers`, `roles`, `scopes`, `set_headers`, `stream_max_age`, `streams`, `strip_prefix`, `token_from` and `upstream`
+       = help: `[[route]]` knows `access`, `acr`, `all_roles`, `claims`, `cors`, `enforce`, `external`, `forward_authorization`, `host`, `identity`, `identity_headers`, `insecure_path`, `issuers`, `limit`, `login`, `max_age`, `method_override`, `methods`, `name`, `path`, `redirect`, `response_headers`, `roles`, `scopes`, `set_headers`, `stream_max_age`, `streams`, `strip_prefix`, `token_from` and `upstream`
 
     error: gateway.toml: 6 problems
     "#
