@@ -275,8 +275,15 @@ fn id(endpoint: &Endpoint) -> String {
 }
 
 fn parameter(path: &str) -> Option<(&str, &'static str)> {
-    let (_, name) = path.strip_suffix('}')?.split_once('{')?;
-    Some((name, "The `sid` of a session."))
+    let (name, _) = path.split_once('{')?.1.split_once('}')?;
+    Some((
+        name,
+        match name {
+            "name" => "The name of a provider: its `[identity.login.NAME]` section.",
+            "sid" => "The `sid` of a session.",
+            _ => "The `id` of a personal access token.",
+        },
+    ))
 }
 
 fn query(endpoint: &Endpoint) -> Vec<Value> {

@@ -177,7 +177,9 @@ impl Endpoint {
 pub fn find_endpoint(method: &str, below: &str) -> Found {
     let mut allowed: Vec<&str> = Vec::new();
     let below = if below.is_empty() { "/" } else { below };
-    for endpoint in all() {
+    // `/login/code` is not a provider.
+    let is_literal = all().any(|endpoint| endpoint.path == below);
+    for endpoint in all().filter(|endpoint| !is_literal || endpoint.path == below) {
         let Some(parameter) = matches(endpoint.path, below) else { continue };
         if endpoint.method == method || (endpoint.method == "GET" && method == "HEAD") {
             return Found::Endpoint(endpoint, parameter.map(str::to_owned));
