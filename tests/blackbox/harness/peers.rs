@@ -60,11 +60,17 @@ impl Peer {
     #[track_caller]
     pub fn ask(&mut self, request: Value) -> Value {
         writeln!(self.input, "{request}").unwrap();
-        let answer = self
-            .answers
-            .recv_timeout(PATIENCE)
-            .unwrap_or_else(|error| panic!("no answer to {request}: {error}"));
-        serde_json::from_str(&answer).unwrap_or_else(|error| panic!("no JSON ({error}): {answer}"))
+        loop {
+            let line = self
+                .answers
+                .recv_timeout(PATIENCE)
+                .unwrap_or_else(|error| panic!("no answer to {request}: {error}"));
+            // Libraries write notices there as well.
+            match serde_json::from_str(&line) {
+                Ok(answer) => return answer,
+                Err(_) => println!("{line}"),
+            }
+        }
     }
 }
 
