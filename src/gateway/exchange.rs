@@ -379,6 +379,12 @@ impl Exchange {
     /// Records the status.
     fn answered_with(&mut self, status: u16) {
         self.status = Some(status);
+        self.settle_cells(status);
+    }
+
+    /// Gives the cells of limits that count failures back if this status is not one. Only the
+    /// first call has an effect.
+    pub(super) fn settle_cells(&mut self, status: u16) {
         let failed = matches!(status, 401 | 403 | 429);
         for (limit, cell) in self.cell.take().into_iter().chain(self.more_cells.drain(..)) {
             if limit.settings().count == Count::Failures && !failed {

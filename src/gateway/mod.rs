@@ -368,7 +368,13 @@ impl Gateway {
                 closes |= refusal.reason() == Reason::FramingInvalid;
                 let reason = refusal.reason();
                 let refused = exchange.explained(refusal).into_response(exchange.request_id());
-                if is_grpc { grpc::refused(reason, refused.headers()) } else { refused }
+                if is_grpc {
+                    // Limits count what is refused, although the status will be 200.
+                    exchange.settle_cells(refused.status().as_u16());
+                    grpc::refused(reason, refused.headers())
+                } else {
+                    refused
+                }
             }
         };
         exchange.set_response_headers(response.headers_mut(), was_allowed);

@@ -20,7 +20,7 @@ use crate::harness::{Gateway, h2, mint, within};
 /// A gateway in front of the service at this port.
 async fn gateway(port: &Value, more: &str) -> Gateway {
     Gateway::start(&format!(
-        "upstream.app = {{ url = 'http://127.0.0.1:{port}', http2 = true }}\nlimit.few = {{ requests = 3, per = '1h' }}\nroute = [\
+        "upstream.app = {{ url = 'http://127.0.0.1:{port}', http2 = true }}\nlimit.few = {{ requests = 3, per = '1h', count = 'failures' }}\nroute = [\
          {{ path = '/shop.Inventory/*', upstream = 'app' }}, \
          {{ path = '/shop.Inventory/Down', upstream = 'app', roles = ['admin'] }}, \
          {{ path = '/shop.Inventory/Up', upstream = 'app', limit = 'few' }}]\n{more}"
