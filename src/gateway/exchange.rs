@@ -397,13 +397,14 @@ impl Exchange {
     /// response of the gateway keeps its own.
     pub fn set_response_headers(&self, headers: &mut HeaderMap, was_allowed: bool) {
         let Some(route) = self.route() else { return };
-        if let Some(cors) = &route.cors {
-            cors.apply(self.origin.as_deref(), headers);
-        }
         if was_allowed && route.destination.upstream().is_some() {
             route.response_headers.replace_in(headers);
         } else {
             route.response_headers.add_to(headers);
+        }
+        // Last: no constant field may replace `Vary: origin`.
+        if let Some(cors) = &route.cors {
+            cors.apply(self.origin.as_deref(), headers);
         }
     }
 
