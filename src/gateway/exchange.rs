@@ -156,9 +156,9 @@ impl Exchange {
 
     /// Has the shared limits among those that counted it count it for all gateways.
     async fn confirm_cells(&mut self) -> Result<(), Refusal> {
-        let mut cells: Vec<_> = self.more_cells.drain(..).chain(self.cell.take()).collect();
-        cells.reverse();
-        while let Some((limit, cell)) = cells.pop() {
+        let cells: Vec<_> = self.more_cells.drain(..).chain(self.cell.take()).collect();
+        let mut cells = cells.into_iter();
+        while let Some((limit, cell)) = cells.next() {
             let confirmed = limit.confirm(cell).await;
             if confirmed.is_err() {
                 self.view.telemetry.metrics.rate_limited(limit.name()).inc();
@@ -504,10 +504,8 @@ impl Observer for Exchange {
     }
 
     async fn confirm(&mut self) -> Result<(), Refusal> {
-        let is_unconfirmed = |counted: &Option<(Arc<Limit>, Cell)>| {
-            counted.as_ref().is_some_and(|(limit, cell)| limit.is_unconfirmed(cell))
-        };
-        if !is_unconfirmed(&self.cell) && self.more_cells.is_empty() {
+        let mut cells = self.cell.iter().chain(&self.more_cells);
+        if !cells.any(|(limit, cell)| limit.is_unconfirmed(cell)) {
             return Ok(());
         }
         // The rare case is boxed: hyper keeps space for this future for as long as a connection is
