@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderValue, header};
 use memchr::memchr;
 
 use super::scheme::Scheme;
-use crate::identity::cookie::{Cookies, LOGINS};
+use crate::identity::cookie::{AGAIN, Cookies, LOGINS};
 
 /// Names of tokens outside `Authorization`.
 #[derive(Clone, Debug)]
@@ -70,12 +70,13 @@ impl TokenNames {
 
 /// The names without `token_cookie`; also ours where it names others, so that a changed file leaves
 /// no tokens to upstreams.
-const DEFAULTS: [&str; 5] = [
+const DEFAULTS: [&str; 6] = [
     "__Host-portcullis",
     "__Host-portcullis-session",
     "__Secure-portcullis",
     "__Secure-portcullis-session",
     LOGINS,
+    AGAIN,
 ];
 
 /// The name of the access cookie that is set for a domain: `__Host-` is for one host only.
@@ -136,9 +137,13 @@ mod tests {
     fn our_cookies_are_known_in_any_case_and_by_every_name() {
         let mut names = TokenNames::default();
         names.name_cookies("app");
-        for own in
-            ["app=1", " APP-session =1", "__host-Portcullis=1", "__Secure-portcullis-session"]
-        {
+        for own in [
+            "app=1",
+            " APP-session =1",
+            "__host-Portcullis=1",
+            "__Secure-portcullis-session",
+            AGAIN,
+        ] {
             assert!(names.own_cookie(own.as_bytes()), "{own}");
         }
         for other in ["apps=1", "theme=app", "__Host-other=1", "_app=1", ""] {

@@ -62,11 +62,14 @@ fn cookie(name: &str, value: &str, lifetime: Option<Duration>, policy: &Policy) 
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
+/// The name of the cookie with a login that has just failed.
+pub const AGAIN: &str = "__Host-portcullis-again";
+
 /// The name of the cookie with a browser's logins in progress at providers. With `__Host-`, no
 /// other host of the domain can plant a login of somebody else.
 pub const LOGINS: &str = "__Host-portcullis-login";
 
-/// That cookie, or its removal.
+/// The cookie [`LOGINS`], or its removal.
 pub fn logins(value: Option<&str>) -> HeaderValue {
     let (value, lifetime) = value.map_or(("", 0), |value| (value, LIFETIME));
     let text =
@@ -84,7 +87,8 @@ pub fn refresh_token<'r>(headers: &'r HeaderMap, policy: &Policy) -> Option<&'r 
     only(headers, &policy.cookies.session)
 }
 
-fn only<'r>(headers: &'r HeaderMap, wanted: &str) -> Option<&'r str> {
+/// The value of a cookie in a request. `None` if there is none, or more than one.
+pub fn only<'r>(headers: &'r HeaderMap, wanted: &str) -> Option<&'r str> {
     let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
     let mut values = lines.flat_map(|line| line.split(';')).filter_map(|pair| {
         let (name, value) = pair.split_once('=')?;

@@ -270,7 +270,7 @@ async fn a_refused_form_is_shown_again_with_the_error_and_the_input() {
         }
         let cookies = refused.headers("set-cookie");
         // What the login page shows next, for a browser.
-        let again = "__Secure-portcullis-again=reason=";
+        let again = "__Host-portcullis-again=reason=";
         assert_eq!(cookies.len(), usize::from(path == "/auth/login" && status == 401));
         assert!(cookies.iter().all(|cookie| cookie.starts_with(again)), "{cookies:?}");
     }

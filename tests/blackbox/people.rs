@@ -86,8 +86,11 @@ async fn a_login_with_two_factors_asks_for_the_password_once() {
     let asked = log_in(&gateway, &[("return_to", "/reports")], "").await;
     let html = is_page(&asked, 401, "Enter your code");
     let shown_next = asked.headers("set-cookie").concat();
-    assert!(shown_next.starts_with("__Secure-portcullis-again=reason=code_required&"));
-    assert!(!shown_next.contains("__Host-") && !html.contains("type=\"password\""), "{html}");
+    assert!(shown_next.starts_with("__Host-portcullis-again=reason=code_required&"));
+    assert!(
+        !shown_next.contains("__Host-portcullis=") && !html.contains("type=\"password\""),
+        "{html}"
+    );
     let ticket = hidden(&html, "ticket");
     // A browser shows the same page at once, and once only.
     assert_eq!(asked.header("refresh"), Some("0; url=/auth/login?return_to=%2Freports"));

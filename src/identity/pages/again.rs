@@ -7,11 +7,9 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use super::forms::{Filled, Page};
 use super::words::Why;
 use super::{Asked, Sheet, refused};
+use crate::identity::cookie::{AGAIN, only};
 use crate::identity::{Mount, Policy};
 use crate::reason::Reason;
-
-/// The name of the cookie. It is sent to the login page alone.
-const COOKIE: &str = "__Secure-portcullis-again";
 
 /// Seconds within which the browser has to request the page.
 const LIFETIME: u64 = 60;
@@ -60,7 +58,7 @@ impl Again {
         let location = asked.filled.onwards(&mount.path("/login"), policy);
         Some(Self {
             refresh: HeaderValue::try_from(format!("0; url={location}")).ok()?,
-            cookie: cookie(&value, LIFETIME, mount).filter(|_| value.len() <= LONGEST)?,
+            cookie: cookie(&value, LIFETIME).filter(|_| value.len() <= LONGEST)?,
         })
     }
 }
@@ -73,13 +71,7 @@ pub fn shown_again(
     policy: &Policy,
     mount: &Mount,
 ) -> Option<(Sheet, HeaderValue)> {
-    let value = headers
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(';'))
-        .find_map(|pair| pair.trim().strip_prefix(COOKIE)?.strip_prefix('='))
-        .filter(|value| value.len() <= LONGEST)?;
+    let value = only(headers, AGAIN).filter(|value| value.len() <= LONGEST)?;
     let failed = Filled::from_form(value.as_bytes(), filled.texts);
     let mut reason = None;
     let mut retry_after = None;
@@ -104,7 +96,7 @@ pub fn shown_again(
         ticket: None,
         back: None,
     };
-    Some((refused(&asked, &why, policy, mount), cookie("", 0, mount)?))
+    Some((refused(&asked, &why, policy, mount), cookie("", 0)?))
 }
 
 /// Whether the method and the fields are those of a form that a browser sends.
@@ -125,10 +117,9 @@ const fn can_be_corrected(reason: Reason) -> bool {
     )
 }
 
-fn cookie(value: &str, lifetime: u64, mount: &Mount) -> Option<HeaderValue> {
-    let path = mount.path("/login");
-    let text = format!(
-        "{COOKIE}={value}; Path={path}; Max-Age={lifetime}; HttpOnly; Secure; SameSite=Lax"
-    );
+/// With `__Host-`, neither an application nor another host of the domain can plant one.
+fn cookie(value: &str, lifetime: u64) -> Option<HeaderValue> {
+    let text =
+        format!("{AGAIN}={value}; Path=/; Max-Age={lifetime}; HttpOnly; Secure; SameSite=Lax");
     HeaderValue::try_from(text).ok()
 }
