@@ -23,9 +23,9 @@ impl Identity {
         policy: &Policy,
     ) -> Result<Option<String>, IdentityError> {
         let Some(row) = self.store.provider_session(sid).await? else { return Ok(None) };
-        let mut providers = policy.providers.iter();
-        let Some(provider) = providers.find(|provider| provider.settings().issuer == row.issuer)
-        else {
+        // Another section may have the same issuer, with another client.
+        let provider = policy.provider(&row.idp);
+        let Some(provider) = provider.filter(|own| own.settings().issuer == row.issuer) else {
             return Ok(None);
         };
         let tokens: SetOfTokens = serde_json::from_str(&row.tokens).unwrap_or_default();

@@ -91,7 +91,7 @@ impl Identity {
             Ok(()) => false,
             Err(IdentityError::Provider(error)) => {
                 let (login, sid) = (&*provider.settings().name, &*session.session);
-                tracing::warn!(login, sid, cause = %error, "a session cannot be checked at its provider; it goes on");
+                tracing::warn!(login, sid, cause = %error, "cannot check a session at its provider; the session continues");
                 let now = self.clock.unix_seconds().cast_signed();
                 if let Err(error) =
                     self.store.finish_recheck(&session.session, None, now + WAIT).await
@@ -124,6 +124,11 @@ impl Identity {
         }
         // Read after the claim: another process may have received newer tokens before it.
         let Some(row) = self.store.provider_session(sid).await? else { return Ok(()) };
+        if row.issuer != provider.settings().issuer {
+            // The section names another provider now, which must not see these tokens.
+            self.store.finish_recheck(sid, None, now + WAIT).await?;
+            return Ok(());
+        }
         let tokens: SetOfTokens = serde_json::from_str(&row.tokens).unwrap_or_default();
         let received = match provider.ask_again(&tokens, &row.subject, &self.clock).await {
             Ok(received) => received,
@@ -133,18 +138,20 @@ impl Identity {
             Err(error) => return Err(error.into()),
         };
         let Received { person, tokens } = received;
-        let next = self.next_recheck(provider);
-        self.store.finish_recheck(sid, Some(&sealed_form(&tokens)), next).await?;
+        // Soon again, in case that what follows fails.
+        self.store.finish_recheck(sid, Some(&sealed_form(&tokens)), now + WAIT).await?;
         if let Err(cause) = &person.allowed {
             let login = &*provider.settings().name;
             tracing::warn!(login, sid, %cause, "a person may no longer log in");
-            return self.end_from_provider(session, "ended_by_provider", policy).await;
+            // The roles follow all the same: personal access tokens outlive the session.
+            self.end_from_provider(session, "ended_by_provider", policy).await?;
         }
         let whose = AccountOfPerson { issuer: &row.issuer, person: &person };
         if let Some(account) = self.accounts.of_person(&whose).await? {
             let now = self.clock.unix_seconds();
             self.accounts.bring_up_to_date(account, &person, policy, now).await?;
         }
+        self.store.finish_recheck(sid, None, self.next_recheck(provider)).await?;
         Ok(())
     }
 
