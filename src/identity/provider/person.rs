@@ -170,7 +170,13 @@ impl Person {
             name,
             roles,
             first_roles,
-            acr: said.text("acr").filter(is_word).unwrap_or_default().to_owned(),
+            // Userinfo says nothing about this login.
+            acr: said
+                .id_token
+                .and_then(|token| token.text("acr"))
+                .filter(is_word)
+                .unwrap_or_default()
+                .to_owned(),
             auth_time: said.id_token.and_then(IdToken::auth_time),
             sid: said
                 .id_token

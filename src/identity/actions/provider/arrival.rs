@@ -154,7 +154,9 @@ impl Identity {
 /// Whether the person has proved who they are in the way, and as recently, as the login is for.
 fn proves(flight: &Flight, person: &Person, now: u64) -> bool {
     let is_recent = flight.max_age.is_none_or(|seconds| {
-        person.auth_time.is_some_and(|at| at.saturating_add(seconds) + CLOCK_SKEW >= now)
+        person
+            .auth_time
+            .is_some_and(|at| at.saturating_add(seconds).saturating_add(CLOCK_SKEW) >= now)
     });
     is_recent && (flight.acr.is_empty() || flight.acr.contains(&person.acr))
 }
