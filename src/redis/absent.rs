@@ -29,6 +29,11 @@ impl Redis {
     }
 
     /// See the build with the feature.
+    pub fn will_listen(&self) {
+        match self.0 {}
+    }
+
+    /// See the build with the feature.
     pub fn will_write(&self) {
         match self.0 {}
     }

@@ -1,4 +1,4 @@
-//! The connection to Redis, its one owner, and what operators are told about it.
+//! The connection to Redis, the task that owns it, and its log events.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -39,7 +39,7 @@ pub struct Redis {
     /// The runtime that owns the connection.
     pub(super) background: Handle,
     current: ArcSwapOption<MultiplexedConnection>,
-    /// Whether [`Redis::announced`] is waited for.
+    /// Whether connections subscribe to what other gateways announce.
     listens: AtomicBool,
     announced: Arc<Notify>,
     /// The owner is told that a question failed.
@@ -129,6 +129,11 @@ impl Redis {
         self.writes.store(true, Ordering::Relaxed);
     }
 
+    /// From the next connection on, hears what other gateways announce.
+    pub fn will_listen(&self) {
+        self.listens.store(true, Ordering::Relaxed);
+    }
+
     /// Whether the sessions of the built-in issuer are in it.
     pub fn holds_sessions(&self) -> bool {
         self.holds_sessions
@@ -164,7 +169,6 @@ impl Redis {
 
     /// Waits until some gateway has announced something since the last call. One task may wait.
     pub async fn announced(&self) {
-        self.listens.store(true, Ordering::Relaxed);
         self.announced.notified().await;
     }
 

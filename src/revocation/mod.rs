@@ -104,7 +104,7 @@ impl Revocations {
     /// at once. Call it before [`Revocations::follow`].
     pub fn announce_through(&self, redis: &Arc<Redis>) {
         if self.store.is_some() {
-            self.redis.get_or_init(|| Arc::clone(redis));
+            self.redis.get_or_init(|| Arc::clone(redis)).will_listen();
         }
     }
 
@@ -257,7 +257,10 @@ impl Revocations {
         let mut is_behind = false;
         loop {
             if let Some(presence) = presence {
-                presence.report_read(Feed::Revocations, self.seen.load(Ordering::Relaxed)).await;
+                let seen = self.seen.load(Ordering::Relaxed);
+                let report = presence.report_read(Feed::Revocations, seen);
+                // Reading does not wait for a report: the next round repeats it.
+                let _ = tokio::time::timeout(REPORT_TIMEOUT, report).await;
             }
             tokio::select! {
                 _ = polls.tick() => {}
@@ -484,6 +487,9 @@ async fn apply_stored(
 
 /// How often a replica writes its heartbeat.
 const BEAT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a report of what was read may take.
+const REPORT_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// How often obsolete entries are removed.
 const PRUNE_INTERVAL: Duration = Duration::from_mins(1);
