@@ -161,8 +161,9 @@ pub(super) fn advice(code: &str) -> &'static str {
 
 /// Serializes writers over all processes, until the transaction ends; PostgreSQL makes a commit
 /// visible before it releases the lock. A writer that was stopped must not stop the others, so
-/// PostgreSQL ends it after a while.
-const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '4s'; SET LOCAL statement_timeout = '8s'; \
+/// PostgreSQL ends it after a while. Under a stricter isolation level, it would read what was
+/// committed before it waited for the lock.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '4s'; SET LOCAL statement_timeout = '8s'; \
     SET LOCAL idle_in_transaction_session_timeout = '4s'";
 
 /// What is acknowledged must survive a crash, even if the server's default is otherwise.
