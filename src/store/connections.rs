@@ -173,6 +173,17 @@ impl Connections {
         self.identity().map_or(Ok(()), DatabaseIdentity::check)
     }
 
+    /// Writes with one statement, and returns the number of rows that it changed.
+    pub(super) async fn write_one(
+        &self,
+        statement: Query<'_, Any, AnyArguments>,
+    ) -> Result<u64, StoreError> {
+        let mut writing = self.write().await?;
+        let changed = writing.execute(statement).await?;
+        writing.commit().await?;
+        Ok(changed)
+    }
+
     /// Begins a write transaction.
     pub(super) async fn write(&self) -> Result<WriteTransaction, StoreError> {
         self.check()?;

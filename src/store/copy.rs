@@ -81,7 +81,12 @@ pub async fn copy(
         return Err(CopyError::InUse(running));
     }
     let source = source.connections;
+    let part: Option<(String,)> = source.first(fact(UNFINISHED)).await?;
+    if part.is_some() {
+        return Err(StoreError::UnfinishedCopy { database: from.database.to_string() }.into());
+    }
     let (id,): (String,) = source.first(fact(STORE_ID)).await?.ok_or_else(no_source)?;
+    Store::check_gateways(to)?;
     install_drivers();
     let target = match &to.database {
         Database::File(path) => sqlite::open(path).await?,
@@ -99,9 +104,7 @@ pub async fn copy(
         }
         counted.push((table.name, source_rows));
     }
-    let mut writing = target.write().await?;
-    writing.execute(sqlx::query("DELETE FROM facts WHERE name = $1").bind(UNFINISHED)).await?;
-    writing.commit().await?;
+    target.write_one(sqlx::query("DELETE FROM facts WHERE name = $1").bind(UNFINISHED)).await?;
     source.close().await;
     target.close().await;
     Ok(counted)
@@ -127,9 +130,8 @@ async fn begin(
             return Err(CopyError::NotEmpty { database, table: table.name });
         }
     }
-    let mut writing = target.write().await?;
-    writing.execute(sqlx::query(INSERT_FACT).bind(UNFINISHED).bind(id)).await?;
-    Ok(writing.commit().await?)
+    target.write_one(sqlx::query(INSERT_FACT).bind(UNFINISHED).bind(id)).await?;
+    Ok(())
 }
 
 async fn copy_table(

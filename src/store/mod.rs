@@ -220,10 +220,7 @@ impl Store {
 
     /// Writes with one statement, and returns the number of rows that it changed.
     async fn write(&self, statement: Query<'_, Any, AnyArguments>) -> Result<u64, StoreError> {
-        let mut writing = self.connections.write().await?;
-        let changed = writing.execute(statement).await?;
-        writing.commit().await?;
-        Ok(changed)
+        self.connections.write_one(statement).await
     }
 
     /// Notes an error that was reported as an unavailable store: the store is in trouble until
