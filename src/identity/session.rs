@@ -287,8 +287,8 @@ impl Sessions {
         RefreshToken::decode(token, &self.key).map(|token| token.session.to_string())
     }
 
-    /// The live session of a refresh token that is valid now, or was a moment ago. Nothing is
-    /// changed.
+    /// The live session that a refresh token names, even if the token was used: this authenticates
+    /// nobody. Nothing is changed.
     pub async fn live(
         &self,
         token: &str,

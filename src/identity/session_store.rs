@@ -176,8 +176,8 @@ impl SessionStore {
         Ok(sessions.into_iter().map(|session| session.id).collect())
     }
 
-    /// Ends a session of `account` and revokes its tokens. `None`: the account has no such session;
-    /// `Some(true)`: the caller must still write its revocation.
+    /// Ends a session of `account` and revokes its tokens, or leaves that to the caller: see
+    /// [`Ended`].
     pub(super) async fn end(
         &self,
         id: &str,

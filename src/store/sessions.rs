@@ -114,6 +114,9 @@ impl Store {
     ) -> Result<Option<Issued>, StoreError> {
         let mut writing = self.connections.write().await?;
         let issued = issue_in(&mut writing, account, generation, scope, now).await?;
+        if issued.is_none() {
+            return Ok(None);
+        }
         let noting = sqlx::query("UPDATE accounts SET last_login_at = $1 WHERE id = $2");
         writing.execute(noting.bind(now).bind(account)).await?;
         writing.commit().await?;
