@@ -204,7 +204,7 @@ impl Upstream {
         if let Some(http2) = self.http2(worker)
             && !request.headers().contains_key(header::UPGRADE)
         {
-            return Box::pin(self.multiplexed((http2, worker), request, upload, now)).await;
+            return Box::pin(self.multiplexed((http2, worker), request, upload)).await;
         }
         let is_alone = self.sends_alone(&request);
         if is_alone && !request.headers().contains_key(header::UPGRADE) {
@@ -238,16 +238,18 @@ impl Upstream {
         }
     }
 
-    /// Sends a request over HTTP/2, once more if the connection was lost before that mattered.
+    /// Sends a request over HTTP/2, and again, [`MOST_ATTEMPTS`] times in all, if the connection was
+    /// lost before that mattered.
     async fn multiplexed(
         self: &Arc<Self>,
         (http2, worker): (&Http2, usize),
         mut request: Request<ClientBody>,
         upload: Option<&Upload>,
-        now: Instant,
     ) -> Result<(Response<Incoming>, Lease), UpstreamFailure> {
         http2::translate(&mut request, self.settings.application.scheme());
-        for attempt in 1.. {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
             let stream = if let Some(stream) = http2.take() {
                 stream
             } else {
@@ -257,7 +259,8 @@ impl Upstream {
             let again = repeatable(&request);
             let response = stream.sender().try_send_request(request);
             let mut timer = IdleTimer::default();
-            let mut error = match self.exchange(response, &mut timer, upload, now).await? {
+            let exchange = self.exchange(response, &mut timer, upload, Instant::now());
+            let mut error = match exchange.await? {
                 Ok(response) => {
                     stream.answered();
                     let held = Held::Http2(stream);
@@ -265,7 +268,7 @@ impl Upstream {
                 }
                 Err(error) => error,
             };
-            let is_last = attempt == MOST_ATTEMPTS;
+            let is_last = attempts == MOST_ATTEMPTS;
             request = match (error.take_message(), again) {
                 // It never left.
                 (Some(unsent), _) if !is_last => unsent,
@@ -275,7 +278,6 @@ impl Upstream {
                 _ => return Err(failure(error.into_error(), upload)),
             };
         }
-        Err(UpstreamFailure::Protocol)
     }
 
     /// Limits the time that a request waits for a connection.
