@@ -209,8 +209,17 @@ impl<'a> Verifier<'a> {
             (_, Some(certificate)) => certificate.caller(self.issuers, now)?,
             (_, None) => return Err(Unauthenticated::Missing),
         };
+        self.unrevoked(token, Place::Certificate)
+    }
+
+    /// The caller of a token that is not revoked.
+    fn unrevoked(
+        &self,
+        token: Arc<Remembered<TokenMemo>>,
+        place: Place,
+    ) -> Result<Caller, Unauthenticated> {
         match self.revoked.revoked_by(&token) {
-            None => Ok(Caller { token, place: Place::Certificate, renewed: None }),
+            None => Ok(Caller { token, place, renewed: None }),
             Some(by) => Err(InvalidToken::Revoked(by).into()),
         }
     }
@@ -274,10 +283,7 @@ impl<'a> Verifier<'a> {
             }
             None => Arc::new(Remembered::from(found)),
         };
-        match self.revoked.revoked_by(&found) {
-            None => Ok(Caller { token: found, place, renewed: None }),
-            Some(by) => Err(InvalidToken::Revoked(by).into()),
-        }
+        self.unrevoked(found, place)
     }
 
     /// The caller of a request, for a second target that it names: the same caller, if the route
@@ -289,12 +295,7 @@ impl<'a> Verifier<'a> {
     ) -> Result<Option<Caller>, Unauthenticated> {
         let caller = match (access.guard.access, caller) {
             (Access::Public, _) | (Access::Optional, None) => return Ok(None),
-            (Access::Certificate, Some(caller)) if caller.place == Place::Certificate => caller,
-            (Access::Authenticated | Access::Optional | Access::Lenient, Some(caller))
-                if access.guard.token_from.include(caller.place) =>
-            {
-                caller
-            }
+            (_, Some(caller)) if access.guard.takes(caller.place) => caller,
             _ => return Err(Unauthenticated::Missing),
         };
         if !self.is_own_request(access, caller.place) {
@@ -364,6 +365,19 @@ pub enum Place {
     Basic,
     /// No token: the client's certificate.
     Certificate,
+}
+
+impl Guard {
+    /// Whether it takes a caller that was proved from this place.
+    pub(super) fn takes(&self, place: Place) -> bool {
+        match self.access {
+            Access::Public => false,
+            Access::Certificate => place == Place::Certificate,
+            Access::Optional | Access::Lenient | Access::Authenticated => {
+                self.token_from.include(place)
+            }
+        }
+    }
 }
 
 impl TokenPlaces {

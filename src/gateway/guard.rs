@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::step_up::{Insufficient, StepUp};
+use crate::reason::Reason;
 use crate::token::{ClaimPath, VerifiedToken};
 
 /// How callers are authenticated, and what they must have.
@@ -159,6 +160,21 @@ pub enum Denied {
     /// A claim without any of its values.
     #[error("the claim `{0}` has none of the required values")]
     Claim(String),
+}
+
+impl Denied {
+    /// The reason of the refusal.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::NoCaller => Reason::CredentialsMissing,
+            Self::Issuer(_) => Reason::IssuerNotAllowed,
+            Self::Role(_) => Reason::RoleMissing,
+            Self::Scope(_) => Reason::ScopeMissing,
+            Self::Claim(_) => Reason::ClaimMismatch,
+            Self::Login(_) => Reason::LoginMethod,
+            Self::StepUp(_) => Reason::StepUpRequired,
+        }
+    }
 }
 
 /// Finds equal requirements, so that a caller who met them on one route need not be checked again

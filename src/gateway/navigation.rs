@@ -59,10 +59,8 @@ pub(super) fn redirect_or_explain(stopped: Stopped<'_>, snapshot: &Snapshot) -> 
 fn redirect(snapshot: &Snapshot, matched: &Matched<'_>, refusal: Refusal) -> Refusal {
     let Some(login) = login_for(snapshot, matched, &refusal) else { return refusal };
     let path = matched.target().sent();
-    let (location, is_over) = match &refusal {
-        Refusal::Denied(Denied::StepUp(lacks)) => (login.again(lacks, path.as_str()), false),
-        _ => (login.and_back_to(path.as_str()), true),
-    };
+    let location = login.after(&refusal, path.as_str());
+    let is_over = !matches!(refusal, Refusal::Denied(Denied::StepUp(_)));
     let cookies =
         if is_over && has_own_cookie(&matched.parts().headers, &snapshot.rules.token_names) {
             cookie::clear(login.policy).to_vec()
@@ -94,10 +92,7 @@ fn redirect_through_proxy(snapshot: &Snapshot, matched: &Matched<'_>, refusal: R
     let Some(origin) = origin else { return refusal };
     let login = LoginPage::of_issuer(policy, origin);
     let path = matched.target().sent();
-    let location = match &refusal {
-        Refusal::Denied(Denied::StepUp(lacks)) => login.again(lacks, path.as_str()),
-        _ => login.and_back_to(path.as_str()),
-    };
+    let location = login.after(&refusal, path.as_str());
     // The proxy would lose cookies that are set here.
     let cookies = Vec::new();
     Refusal::Redirect { status: StatusCode::FOUND, location, cookies, refusal: Box::new(refusal) }
@@ -156,6 +151,14 @@ impl<'a> LoginPage<'a> {
         let query: String =
             form_urlencoded::Serializer::new(String::new()).extend_pairs(&parameters).finish();
         return_to::remembering(&format!("{path}?{query}"), &back)
+    }
+
+    /// The URL at which a person gets past this refusal, which leads back to this path.
+    fn after(&self, refusal: &Refusal, path: &str) -> String {
+        match refusal {
+            Refusal::Denied(Denied::StepUp(lacks)) => self.again(lacks, path),
+            _ => self.and_back_to(path),
+        }
     }
 
     /// The URL of the page, which leads back to this path.

@@ -62,6 +62,8 @@ impl ConnectionState {
     /// Begins an exchange, which ends when the returned value is dropped.
     pub(super) fn enter(self: &Arc<Self>) -> Busy {
         self.active.fetch_add(1, Ordering::Relaxed);
+        // The response of an earlier exchange may have been cut just before its end.
+        self.is_cut.store(false, Ordering::Relaxed);
         Busy { state: Arc::clone(self), ended: None }
     }
 

@@ -3,7 +3,6 @@
 use http::{HeaderMap, Uri, Version, header};
 
 use super::stream::{End, Held, Stream};
-use crate::gateway::authenticate::Place;
 use crate::gateway::guard::{Access, Denied};
 use crate::gateway::route::Route;
 use crate::gateway::snapshot::Snapshot;
@@ -44,11 +43,7 @@ pub(super) fn admits(route: &Route, held: &Held, snapshot: &Snapshot) -> Result<
     if !is_accepted(token, snapshot) {
         return Err(End::NotAllowed(Reason::TokenIssuer));
     }
-    let takes = match place {
-        Place::Certificate => guard.access == Access::Certificate,
-        _ => guard.access != Access::Certificate && guard.token_from.include(*place),
-    };
-    if !takes {
+    if !guard.takes(*place) {
         return Err(Denied::NoCaller.into());
     }
     guard.demands.check(token)?;

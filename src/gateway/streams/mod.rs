@@ -3,8 +3,8 @@
 //!
 //! A stream is registered with its worker's list when it turns out to be one, so a short request
 //! costs nothing here. It is found by what a revocation names (`jti`, `sid`, subject), by its id,
-//! and by the time when it must end, without looking at any other. Whoever takes access away only
-//! tells the stream ([`Stream::poll_end`]); the task that passes its bytes on ends it, with the
+//! and by the time when it must end, without looking at any other. Taking access away only
+//! signals the stream ([`Stream::poll_end`]); the task that forwards its bytes ends it, with the
 //! close of its protocol.
 //!
 //! A stream belongs to the session of its token: when a newer token of the session is used, it
@@ -161,8 +161,8 @@ impl Streams {
             self.note(&mut list, &stream);
             list.streams.insert(stream.id, Arc::clone(&stream));
         }
-        // Whoever takes access away changes the lists of what is allowed first and then looks for
-        // streams: it finds this one, or this sees the change.
+        // A change of access updates the lists of what is allowed first and then looks for streams:
+        // it finds this one, or this sees the change.
         self.end_if_revoked(&stream);
         if !Arc::ptr_eq(&self.current.load(), snapshot) {
             self.judge(&stream, &self.current.load_full());

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, header};
 
 use crate::gateway::authenticate::Place;
 use crate::gateway::body::Upload;
+use crate::gateway::grpc;
 use crate::gateway::guard::Denied;
 use crate::gateway::stream_rule::StreamRule;
 use crate::gateway::token_memo::TokenMemo;
@@ -42,7 +43,7 @@ impl Kind {
         };
         if is("text/event-stream") {
             Self::EventStream
-        } else if is("application/grpc") {
+        } else if grpc::has_its_type(headers) {
             Self::Grpc
         } else {
             Self::Download
@@ -116,15 +117,7 @@ impl End {
 
 impl From<Denied> for End {
     fn from(denied: Denied) -> Self {
-        Self::NotAllowed(match denied {
-            Denied::NoCaller => Reason::CredentialsMissing,
-            Denied::Issuer(_) => Reason::IssuerNotAllowed,
-            Denied::Role(_) => Reason::RoleMissing,
-            Denied::Scope(_) => Reason::ScopeMissing,
-            Denied::Claim(_) => Reason::ClaimMismatch,
-            Denied::Login(_) => Reason::LoginMethod,
-            Denied::StepUp(_) => Reason::StepUpRequired,
-        })
+        Self::NotAllowed(denied.reason())
     }
 }
 
@@ -236,7 +229,10 @@ impl Stream {
 
     /// Sets what is told first when it ends. Only the first call has an effect.
     pub fn also_tell(&self, socket: impl FnOnce() -> Waker) {
-        self.socket.get_or_init(socket);
+        let socket = self.socket.get_or_init(socket);
+        if self.end.get().is_some() {
+            socket.wake_by_ref();
+        }
     }
 
     /// Records how many bytes the client was sent.
