@@ -56,8 +56,7 @@ pub(super) fn check(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
 fn check_redis(snapshot: &Snapshot) -> Result<(), Failure> {
     let Some(settings) = &snapshot.start.redis else { return print("no Redis to ask\n") };
     crate::token::install_crypto();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::Other(error.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let address = settings.address();
     runtime.block_on(async {
         let (clock, metrics) = (Clock::system(), Metrics::new());

@@ -10,10 +10,8 @@ use super::admin::{Answer, ask};
 use super::issuer::table;
 use super::{Failure, print};
 use crate::clock::Clock;
-use crate::compile::{CompileOptions, Compiled};
-use crate::config;
 use crate::config::value::CreateFiles;
-use crate::gateway::Snapshot;
+use crate::process;
 use crate::telemetry::metrics::Metrics;
 
 #[derive(Debug, Subcommand)]
@@ -97,13 +95,8 @@ fn end(path: &Path, id: &str) -> Result<(), Failure> {
 
 /// The token of `[admin]`.
 fn operator_token(path: &Path) -> Result<String, Failure> {
-    let options = CompileOptions {
-        previous: None,
-        create: CreateFiles::No,
-        metrics: &Metrics::new(),
-        now: Clock::system().unix_seconds(),
-    };
-    let Compiled { snapshot, .. } = Snapshot::compile(config::load(path)?, &options)?;
+    let (metrics, clock) = (Metrics::new(), Clock::system());
+    let snapshot = process::compile(path, None, CreateFiles::No, &metrics, &clock)?.snapshot;
     let token = snapshot
         .admin_token
         .as_ref()

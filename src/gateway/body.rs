@@ -131,8 +131,14 @@ impl IdleTimer {
         self.poll_until(since + idle, cx)
     }
 
+    /// Ready at `long`, or at once if the wait began after it; after `idle` at the latest.
+    pub fn poll_long(&mut self, long: Instant, idle: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        let since = self.since();
+        if since < long { self.poll_until(long.min(since + idle), cx) } else { Poll::Ready(()) }
+    }
+
     /// Since when something is awaited: since now, if nothing was before.
-    pub fn since(&mut self) -> Instant {
+    fn since(&mut self) -> Instant {
         *self.waiting_since.get_or_insert_with(Instant::now)
     }
 
@@ -471,15 +477,11 @@ impl Streaming {
     /// Ready once the client has sent nothing for `idle`. The one timer also finds out that the
     /// upload runs for long.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let since = self.timer.since();
-        let (deadline, long) = (since + self.idle, self.upload.begun + LONG_AFTER);
         if !self.upload.is_long.load(Ordering::Relaxed) {
-            if since < long {
-                ready!(self.timer.poll_until(long.min(deadline), cx));
-            }
+            ready!(self.timer.poll_long(self.upload.begun + LONG_AFTER, self.idle, cx));
             self.upload.runs_long();
         }
-        self.timer.poll_until(deadline, cx)
+        self.timer.poll(self.idle, cx)
     }
 
     fn pass(&mut self, frame: Frame<Bytes>) -> Option<Result<Frame<Bytes>, UploadFailure>> {

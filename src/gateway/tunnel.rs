@@ -4,7 +4,7 @@
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -81,15 +81,12 @@ async fn told(stream: Option<&Stream>) -> End {
 
 /// The close that is sent in both directions, once there is one.
 #[derive(Debug, Default)]
-struct Closing(Mutex<Option<(u16, &'static str)>>);
+struct Closing(OnceLock<(u16, &'static str)>);
 
 impl Closing {
     fn begin(&self, end: &End) {
-        *self.lock() = Some((end.close_code(), end.as_str()));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<(u16, &'static str)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        // It begins once.
+        let _ = self.0.set((end.close_code(), end.as_str()));
     }
 }
 
@@ -199,7 +196,7 @@ impl AsyncRead for Watched<'_> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let closing = *self.closing.lock();
+        let closing = self.closing.0.get().copied();
         match closing {
             None => self.poll_counted(cx, buf),
             Some(close) => self.poll_close(close, cx, buf),

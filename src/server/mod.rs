@@ -336,16 +336,20 @@ fn is_client_error(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
 }
 
+/// A whole response, after which the connection is closed. `more`: other fields, each with its end.
+fn last_response(status: &str, more: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\n{more}connection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), body].concat()
+}
+
 /// Sends a 503 without reading the request: there is no room for this client.
 fn refuse(stream: &TcpStream) {
     let body = problem_body(Reason::Overloaded, ids::request_id().as_str());
-    let head = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-        body.len()
-    );
-    let mut answer = head.into_bytes();
-    answer.extend_from_slice(&body);
     // The buffer of a new socket is empty: the response fits, or the client is not worth more
     // effort.
-    let _ = stream.try_write(&answer);
+    let _ =
+        stream.try_write(&last_response("503 Service Unavailable", "retry-after: 1\r\n", &body));
 }

@@ -30,11 +30,7 @@ pub(super) async fn is_spoken(stream: &TcpStream) -> io::Result<bool> {
 /// Responds with a 400 that says what is wrong.
 pub(super) async fn refuse(stream: &mut TcpStream) -> io::Result<()> {
     let body = explained_body(Reason::RequestInvalid, ids::request_id().as_str(), DETAIL);
-    let head = format!(
-        "HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(&[head.as_bytes(), &body].concat()).await?;
+    stream.write_all(&super::last_response("400 Bad Request", "", &body)).await?;
     stream.shutdown().await?;
     // A socket that is closed with bytes unread is reset, and the client loses the response.
     let (mut chunk, mut left) = ([0; 4096], MOST);

@@ -142,16 +142,11 @@ impl UpstreamBody {
     /// Ready once the upstream has sent nothing for `idle`. Wakes the task once before, when the
     /// body turns out to be long: the one timer serves both.
     fn poll_idle(&mut self, idle: Duration, cx: &mut Context<'_>) -> Poll<()> {
-        let since = self.timer.since();
-        let deadline = since + idle;
         if !self.is_long {
-            let long = self.begun + LONG_AFTER;
-            if since < long {
-                ready!(self.timer.poll_until(long.min(deadline), cx));
-            }
+            ready!(self.timer.poll_long(self.begun + LONG_AFTER, idle, cx));
             self.is_long = true;
         }
-        self.timer.poll_until(deadline, cx)
+        self.timer.poll(idle, cx)
     }
 
     fn end(&mut self) {

@@ -7,9 +7,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
+use super::Issuer;
 use super::check::{Times, audience, check_audience, subject, time};
 use super::logout::is_logout_token;
-use super::{Issuer, not_accepted};
 use crate::token::algorithms::Algorithm;
 use crate::token::invalid::{ClaimFault, InvalidToken};
 use crate::token::jws::Jws;
@@ -89,11 +89,7 @@ impl Issuer {
         let settings = &self.settings;
         let jws = Jws::parse_id_token(token)?;
         let claims = jws.claims()?;
-        match claims.get("iss") {
-            Some(Value::String(iss)) if settings.issuer.as_ref() == Some(iss) => {}
-            Some(Value::String(_)) | None => return Err(not_accepted(&claims)),
-            Some(_) => return Err(ClaimFault::not("iss", "a string").into()),
-        }
+        self.check_iss(&claims)?;
         self.check_signature(&jws)?;
         if is_logout_token(&claims) {
             return Err(ClaimFault::not("events", "absent: this is a logout token").into());

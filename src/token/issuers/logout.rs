@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::Issuer;
 use super::check::{Times, audience, check_audience, subject, text, time};
-use super::{Issuer, not_accepted};
 use crate::token::claims::ClaimPath;
 use crate::token::invalid::{ClaimFault, InvalidToken};
 use crate::token::jws::Jws;
@@ -63,11 +63,7 @@ impl Issuer {
         let settings = &self.settings;
         let jws = Jws::parse_logout(token)?;
         let claims = jws.claims()?;
-        match claims.get("iss") {
-            Some(Value::String(iss)) if settings.issuer.as_ref() == Some(iss) => {}
-            Some(Value::String(_)) | None => return Err(not_accepted(&claims)),
-            Some(_) => return Err(ClaimFault::not("iss", "a string").into()),
-        }
+        self.check_iss(&claims)?;
         self.check_signature(&jws)?;
         // What distinguishes it from every other token of the issuer: `events` must be present and
         // `nonce` absent.

@@ -117,6 +117,15 @@ impl Issuer {
         &self.keys
     }
 
+    /// Whether the token names this issuer, and no other.
+    fn check_iss(&self, claims: &Map<String, Value>) -> Result<(), InvalidToken> {
+        match claims.get("iss") {
+            Some(Value::String(iss)) if self.settings.issuer.as_ref() == Some(iss) => Ok(()),
+            Some(Value::String(_)) | None => Err(not_accepted(claims)),
+            Some(_) => Err(ClaimFault::not("iss", "a string").into()),
+        }
+    }
+
     /// Verifies the signature with the keys of the issuer, after its algorithm was found to be
     /// allowed. Returns the key set that was used.
     fn check_signature(&self, jws: &Jws<'_>) -> Result<Arc<KeySet>, InvalidToken> {
