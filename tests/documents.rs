@@ -453,7 +453,7 @@ fn the_default_file_names_every_key() {
     };
     let missing: Vec<String> = keys()
         .into_iter()
-        .filter(|key| !key.unsupported && !key.is_section && !names(key))
+        .filter(|key| !key.is_section && !names(key))
         .map(|key| key.place())
         .collect();
     // Keys of a `[[test]]` that the file does not use.
@@ -471,7 +471,6 @@ struct Key {
     /// For a key of an inline table: the key that holds the table.
     within: Option<String>,
     name: String,
-    unsupported: bool,
     is_section: bool,
 }
 
@@ -519,12 +518,10 @@ fn keys() -> Vec<Key> {
         } else {
             (format!("[{name}]"), None)
         };
-        let unsupported = is_unsupported(property);
         keys.push(Key {
             section: section.clone(),
             within: None,
             name: name.clone(),
-            unsupported,
             is_section: true,
         });
         if let Some(definition) =
@@ -543,7 +540,6 @@ fn section_keys(schema: &Value, definition: &str, section: &str, keys: &mut Vec<
     {
         let below =
             reference(property).filter(|below| schema["$defs"][below]["properties"].is_object());
-        let unsupported = is_unsupported(property);
         let sections = ["[server.tls]", "[server.limits]", "[identity.brand]"].map(str::to_owned);
         let own = format!("[{}.{name}]", section.trim_matches(['[', ']']));
         let is_section = below.is_some() && sections.contains(&own);
@@ -556,26 +552,18 @@ fn section_keys(schema: &Value, definition: &str, section: &str, keys: &mut Vec<
             continue;
         }
         let heading = if is_section { own.clone() } else { section.to_owned() };
-        keys.push(Key {
-            section: heading,
-            within: None,
-            name: name.clone(),
-            unsupported,
-            is_section,
-        });
+        keys.push(Key { section: heading, within: None, name: name.clone(), is_section });
         match below {
             Some(below) if is_section => section_keys(schema, &below, &own, keys),
             Some(below) => {
-                for (inner, property) in
+                for (inner, _) in
                     schema["$defs"][&below]["properties"].as_object().expect("a table has keys")
                 {
-                    let unsupported = is_unsupported(property);
                     let within = Some(name.clone());
                     keys.push(Key {
                         section: section.to_owned(),
                         within,
                         name: inner.clone(),
-                        unsupported,
                         is_section: false,
                     });
                 }
@@ -600,10 +588,6 @@ fn reference(schema: &Value) -> Option<String> {
             .iter()
             .find_map(|any| schema[any].as_array()?.iter().find_map(direct))
     })
-}
-
-fn is_unsupported(property: &Value) -> bool {
-    property["description"].as_str().is_some_and(|text| text.ends_with("Not supported yet."))
 }
 
 /// The headings of a document, each with its level and its text up to the next heading of the same
@@ -645,18 +629,11 @@ fn every_key_has_its_entry() {
             .map(|(_, title, body)| (title.trim_matches('`').to_owned(), body))
             .collect()
     };
-    let unsupported = sections.get("Not supported yet").copied().unwrap_or_default();
     let mut missing = Vec::new();
     let mut known: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for key in keys() {
         let named = |text: &str| text.contains(&format!("`{}`", key.name));
         let is_there = match &key.within {
-            _ if key.unsupported => {
-                let whole = key.within.as_ref().map(|within| format!("`{within}.{}`", key.name));
-                named(unsupported)
-                    || unsupported.contains(&format!("`[{}]`", key.name))
-                    || whole.is_some_and(|whole| unsupported.contains(&whole))
-            }
             _ if key.is_section => sections.contains_key(key.section.as_str()),
             Some(within) => entries(&key.section).get(within).is_some_and(|body| named(body)),
             None => entries(&key.section).contains_key(&key.name),

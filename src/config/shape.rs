@@ -49,15 +49,6 @@ pub(super) struct Key {
     pub(super) shape: Shape,
     /// A value from the description.
     pub(super) example: Option<String>,
-    /// Compiling rejects it, so no hint may suggest it.
-    refused: bool,
-}
-
-impl Section {
-    /// The keys that a hint may suggest.
-    pub(super) fn proposed(&self) -> impl Iterator<Item = (&str, &Key)> {
-        self.keys.iter().filter(|(_, key)| !key.refused).map(|(name, key)| (name.as_str(), key))
-    }
 }
 
 pub(super) struct Shapes {
@@ -102,7 +93,6 @@ impl Shape {
                             let key = Key {
                                 shape: Self::new(schema, definitions),
                                 example: example(description),
-                                refused: description == "Not supported yet.",
                             };
                             (name.clone(), key)
                         })
@@ -168,7 +158,7 @@ impl Shape {
 
 /// Collects which sections know which key, as they are written.
 fn find_homes(section: &Section, path: &str, homes: &mut BTreeMap<String, Vec<String>>) {
-    for (name, key) in section.proposed() {
+    for (name, key) in &section.keys {
         if !path.is_empty() {
             homes.entry(name.to_owned()).or_default().push(path.to_owned());
         }

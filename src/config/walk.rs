@@ -146,7 +146,7 @@ impl Walk<'_> {
         mut value: Spanned<DeValue<'d>>,
         place: &Place,
     ) {
-        let meant = nearest(name.get_ref(), section.proposed().map(|(known, _)| known));
+        let meant = nearest(name.get_ref(), section.keys.keys().map(String::as_str));
         self.findings.unknown.push(unknown(self.text, name, meant, section, place));
         let key = meant.and_then(|meant| Some((meant, section.keys.get(meant)?)));
         if let Some((meant, key)) = key
@@ -347,7 +347,7 @@ fn unknown(
     problem.help(format!(
         "{} knows {}",
         place.section(),
-        list(section.proposed().map(|(name, key)| format!("`{}`", proposal(name, key))), "and")
+        list(section.keys.iter().map(|(name, key)| format!("`{}`", proposal(name, key))), "and")
     ))
 }
 

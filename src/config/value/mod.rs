@@ -13,7 +13,7 @@ mod words;
 use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 use toml::Spanned;
 
 pub use self::claim::{ClaimName, Scalar};
@@ -49,26 +49,6 @@ impl JsonSchema for OneOrMany {
             "description": "A string or a list of strings.",
             "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }],
         })
-    }
-}
-
-/// Any value: for known keys that compiling rejects because they are not supported yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unsupported;
-
-impl<'de> Deserialize<'de> for Unsupported {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(IgnoredAny).map(|_| Self)
-    }
-}
-
-impl JsonSchema for Unsupported {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Unsupported".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "description": "Not supported yet." })
     }
 }
 
@@ -126,8 +106,6 @@ mod tests {
     pub(super) struct Holder {
         pub(super) one: Spanned<OneOrMany>,
         pub(super) secret: SecretRef,
-        #[serde(rename = "any")]
-        _any: Unsupported,
     }
 
     #[test]
