@@ -2165,7 +2165,7 @@ limit = "login"
 "#
         ),
         @r#"
-        error: nobody may send a PROXY header
+        error: no address is trusted to send a PROXY header
          --> gateway.toml:3:18
           |
         3 | proxy_protocol = true

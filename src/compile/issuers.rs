@@ -155,7 +155,7 @@ impl Compiler<'_> {
         };
         if self.file.store.as_ref().is_none_or(|store| store.get_ref().redis.is_none()) {
             self.error(
-                Problem::error(text.span(), "there is no Redis in which these keys could be").help(
+                Problem::error(text.span(), "`revoked_keys` needs Redis").help(
                     "name the application's server: `[store] redis = { env = \"REDIS_URL\" }`",
                 ),
             );

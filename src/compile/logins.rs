@@ -27,7 +27,7 @@ impl Compiler<'_> {
         let written = section.get_ref();
         if let Some(flag) = written.password_login.as_ref().filter(|flag| !flag.get_ref()) {
             if written.login.is_empty() {
-                let problem = Problem::error(flag.span(), "nobody could log in");
+                let problem = Problem::error(flag.span(), "no way to log in is left");
                 self.error(problem.help("add an `[identity.login.NAME]` section, or remove this"));
             }
             if let Some(registration) =

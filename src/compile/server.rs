@@ -299,7 +299,7 @@ impl Compiler<'_> {
         };
         if server.trusted_proxies.is_empty() {
             self.error(
-                Problem::error(written.span(), "nobody may send a PROXY header")
+                Problem::error(written.span(), "no address is trusted to send a PROXY header")
                     .help("name the addresses of your load balancers in `trusted_proxies`"),
             );
         }
@@ -419,7 +419,7 @@ impl Compiler<'_> {
             self.ok_or_report(value::choice(text, &[("shared", true), ("local", false)]))?;
         if shared && !has_store {
             self.error(
-                Problem::error(text.span(), "there is no store that several gateways could share")
+                Problem::error(text.span(), "a shared limit needs PostgreSQL or Redis")
                     .help("name a PostgreSQL database in `[store] database` or a Redis server in `[store] redis`, or remove `store`: the limit then holds for this process"),
             );
             return None;

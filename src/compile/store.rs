@@ -104,7 +104,7 @@ impl Compiler<'_> {
         let Some(written) = section.and_then(|section| section.redis.as_ref()) else {
             if let (Some(text), Some(true)) = (sessions, in_redis) {
                 self.error(
-                    Problem::error(text.span(), "there is no Redis in which the sessions could be")
+                    Problem::error(text.span(), "`sessions = \"redis\"` needs Redis")
                         .help("name a server in `[store] redis`, or remove `sessions`"),
                 );
                 return None;

@@ -506,7 +506,7 @@ async fn while_a_provider_is_away_the_gateway_works() {
     assert!(away.body().contains("href=\"/auth/login?return_to=%2Fb\""), "{away:?}");
     site.gateway.get("/auth/login/corp").send().await.is(503, "keys_unavailable");
     // Who was logged in stays logged in, although the provider cannot be asked.
-    site.logged("a session cannot be checked at its provider; it goes on", "corp").await;
+    site.logged("cannot check a session at its provider; the session continues", "corp").await;
     assert_eq!(site.browse("ann", "/x").status(), 200);
     assert_eq!(site.reaches(&page).await.status, 200);
     site.provider.ask(json!({ "do": "up" }));

@@ -168,7 +168,7 @@ async fn a_pattern_or_server_that_is_missing_is_reported() {
         (
             file(&redis, "bl_{jti}")
                 .replace(&format!("store.redis = '{}'\n", redis.url()), "store = {}\n"),
-            "there is no Redis in which these keys could be",
+            "`revoked_keys` needs Redis",
         ),
     ] {
         let event = gateway.reload(&text).await;
