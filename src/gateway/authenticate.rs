@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::certificate::ClientCertificate;
 use super::client::ClientAddress;
-use super::guard::{Access, Guard, TokenPlaces};
+use super::guard::{Access, Guard, Place, TokenPlaces};
 use super::origin::{changes_something, is_own_request, origin_of};
 use super::personal::{basic_password, bearer, is_token68};
 use super::route::Route;
@@ -352,46 +352,7 @@ impl<'a> Verifier<'a> {
     }
 }
 
-/// The place of a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// `Authorization: Bearer`.
-    Header,
-    /// The token cookie.
-    Cookie,
-    /// The token query parameter.
-    Query,
-    /// The password of `Authorization: Basic`.
-    Basic,
-    /// No token: the client's certificate.
-    Certificate,
-}
-
-impl Guard {
-    /// Whether it takes a caller that was proved from this place.
-    pub(super) fn takes(&self, place: Place) -> bool {
-        match self.access {
-            Access::Public => false,
-            Access::Certificate => place == Place::Certificate,
-            Access::Optional | Access::Lenient | Access::Authenticated => {
-                self.token_from.include(place)
-            }
-        }
-    }
-}
-
 impl TokenPlaces {
-    /// Whether tokens are read from this place.
-    pub(super) fn include(self, place: Place) -> bool {
-        match place {
-            Place::Header => self.header,
-            Place::Cookie => self.cookie,
-            Place::Query => self.query,
-            Place::Basic => self.basic,
-            Place::Certificate => false,
-        }
-    }
-
     /// Where a client would have put an assumed token: the first place that is read and free.
     fn assumed(self, headers: &HeaderMap) -> Place {
         if self.header && !(self.cookie && headers.contains_key(header::AUTHORIZATION)) {
@@ -464,7 +425,7 @@ impl Credential<'_> {
 /// ```
 /// A verified token alone does not make a caller, since it may have been revoked:
 /// ```compile_fail
-/// use portcullis::gateway::authenticate::{Caller, Place};
+/// use portcullis::gateway::{authenticate::Caller, guard::Place};
 /// use portcullis::gateway::token_memo::TokenMemo;
 /// fn forge(token: std::sync::Arc<portcullis::token::Remembered<TokenMemo>>) -> Caller {
 ///     Caller { token, place: Place::Header, renewed: None }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use http::{HeaderMap, header};
 
 use super::authenticate::{
-    AccessRequest, Caller, Place, Unauthenticated, Verifier, authenticate, renewable,
+    AccessRequest, Caller, Unauthenticated, Verifier, authenticate, renewable,
 };
 use super::counted::Counted;
-use super::guard::{Access, Denied};
+use super::guard::{Access, Denied, Place};
 use super::matched::{Matched, Overriding, Stopped};
 use super::observer::Observer;
 use super::online::Online;

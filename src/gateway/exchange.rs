@@ -15,11 +15,12 @@ mod recorded;
 
 pub use self::recorded::RecordedBody;
 use super::Telemetry;
-use super::authenticate::{Caller, Place};
+use super::authenticate::Caller;
 use super::body::{Body, BodyError, Upload};
 use super::client::{ClientAddress, Peer};
 use super::dialect::Dialect;
 use super::exchange_ids::ExchangeIds;
+use super::guard::Place;
 use super::observer::{LimitKey, Observer};
 use super::reader::Reader;
 use super::refusal::Refusal;

@@ -55,6 +55,45 @@ impl TokenPlaces {
     pub fn reads_authorization(self) -> bool {
         self.header || self.basic
     }
+
+    /// Whether tokens are read from this place.
+    pub(super) fn include(self, place: Place) -> bool {
+        match place {
+            Place::Header => self.header,
+            Place::Cookie => self.cookie,
+            Place::Query => self.query,
+            Place::Basic => self.basic,
+            Place::Certificate => false,
+        }
+    }
+}
+
+/// The place of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// `Authorization: Bearer`.
+    Header,
+    /// The token cookie.
+    Cookie,
+    /// The token query parameter.
+    Query,
+    /// The password of `Authorization: Basic`.
+    Basic,
+    /// No token: the client's certificate.
+    Certificate,
+}
+
+impl Guard {
+    /// Whether it takes a caller that was proved from this place.
+    pub(super) fn takes(&self, place: Place) -> bool {
+        match self.access {
+            Access::Public => false,
+            Access::Certificate => place == Place::Certificate,
+            Access::Optional | Access::Lenient | Access::Authenticated => {
+                self.token_from.include(place)
+            }
+        }
+    }
 }
 
 /// What a caller must have; all of it.
