@@ -1,15 +1,14 @@
 //! Several gateways on one PostgreSQL database, directly and through a pooler, and a database that
 //! is away, slow, restarted or behind.
 
-use std::path::Path;
-use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::harness::accounts::open;
+use crate::harness::pooler::Pooler;
 use crate::harness::postgres::PostgresServer;
-use crate::harness::{Gateway, Port, Setup, within};
+use crate::harness::{Gateway, Setup, within};
 
 pub const KEY: &str = "the same key on every replica, long enough";
 
@@ -96,61 +95,6 @@ async fn replicas_that_start_together_act_as_one() {
     std::fs::write(one.path("key"), "another key, which belongs to another database").unwrap();
     let (code, _, error) = one.command(&["user", "add", "bob@example.com"]).await;
     assert!(code != 0 && error.contains("`[store] key` cannot decrypt"), "{code} {error}");
-}
-
-/// A pooler that gives each transaction another connection to the server, and its folder.
-struct Pooler {
-    child: Child,
-    port: Port,
-    _folder: tempfile::TempDir,
-}
-
-impl Pooler {
-    /// `None`, with a message, if PgBouncer is not installed; where CI=true, that is a failure.
-    fn start(server: &PostgresServer) -> Option<Self> {
-        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"];
-        let Some(program) = program.into_iter().find(|path| Path::new(path).exists()) else {
-            assert!(std::env::var("CI").as_deref() != Ok("true"), "PgBouncer is not installed");
-            eprintln!("SKIPPED: PgBouncer is not installed: apt-get install pgbouncer");
-            return None;
-        };
-        let (folder, port) = (tempfile::tempdir().unwrap(), Port::reserve());
-        let settings = format!(
-            "[databases]\n* = host=127.0.0.1 port={} user=portcullis\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {}\n\
-             auth_type = any\npool_mode = transaction\nmax_client_conn = 500\ndefault_pool_size = 8\n\
-             ignore_startup_parameters = extra_float_digits\nunix_socket_dir =\nlogfile = {}\n",
-            server.port(),
-            port.number(),
-            folder.path().join("log").display()
-        );
-        let file = folder.path().join("pgbouncer.ini");
-        std::fs::write(&file, settings).unwrap();
-        server.own(folder.path());
-        let child = server
-            .run_as_user(program)
-            .arg(&file)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let until = Instant::now() + Duration::from_secs(30);
-        while std::net::TcpStream::connect(port.address()).is_err() {
-            assert!(Instant::now() < until, "PgBouncer does not start");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Some(Self { child, port, _folder: folder })
-    }
-
-    fn url(&self, database: &str) -> String {
-        format!("postgres://portcullis@{}/{database}", self.port.address())
-    }
-}
-
-impl Drop for Pooler {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 #[tokio::test]

@@ -320,6 +320,16 @@ impl Request {
         self.send_on(&mut connection).await
     }
 
+    /// Sends it on a new connection to a server that may end at any time. `None`: there was no
+    /// complete response.
+    pub async fn try_send(self) -> Option<Response> {
+        let stream = within(TcpStream::connect(self.address)).await.ok()?;
+        let mut connection = Connection::over(stream);
+        connection.try_write(self.bytes()).await.ok()?;
+        let response = connection.try_response_to(&self.method).await?;
+        response.complete.then_some(response)
+    }
+
     pub async fn send_on(self, connection: &mut Connection) -> Response {
         connection.write(self.bytes()).await;
         connection.response_to(&self.method).await

@@ -48,17 +48,17 @@ struct Launch {
 
 impl Launch {
     fn command(&self) -> Command {
-        let binary = env!("CARGO_BIN_EXE_portcullis");
+        let binary = binary();
         let mut command = match (self.open_files, &self.socket) {
-            (None, None) => Command::new(binary),
+            (None, None) => Command::new(&binary),
             (Some(limit), _) => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\""), binary]);
+                shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\""), &binary]);
                 shell
             }
             (None, Some(_)) => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", PASS_SOCKET, binary]);
+                shell.args(["-c", PASS_SOCKET, &binary]);
                 shell
             }
         };
@@ -69,6 +69,11 @@ impl Launch {
         });
         command
     }
+}
+
+/// The program under test: that of this build, or the one that `PORTCULLIS` names.
+fn binary() -> String {
+    std::env::var("PORTCULLIS").unwrap_or_else(|_| env!("CARGO_BIN_EXE_portcullis").to_owned())
 }
 
 /// Passes the socket that is standard input, as systemd does (sd_listen_fds(3)).
@@ -282,15 +287,7 @@ impl Gateway {
     }
 
     pub fn signal(&self, signal: &str) {
-        let id = self.child.lock().unwrap().id();
-        assert!(
-            Command::new("kill")
-                .arg(format!("-{signal}"))
-                .arg(id.to_string())
-                .status()
-                .unwrap()
-                .success()
-        );
+        super::signal(self.child.lock().unwrap().id(), signal);
     }
 
     /// Stops the process, and returns when none of its threads runs any more: under load, a thread
@@ -336,14 +333,19 @@ impl Gateway {
 
     /// Runs another command on the same file. Returns its exit code, standard output and standard
     /// error.
-    pub async fn command(&self, arguments: &[&str]) -> (i32, String, String) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    pub fn command(
+        &self,
+        arguments: &[&str],
+    ) -> impl Future<Output = (i32, String, String)> + use<> {
+        let mut command = Command::new(binary());
         command.envs(self.launch.environment.iter().cloned());
         command.args(arguments).arg("--config").arg(self.path("gateway.toml")).stdin(Stdio::null());
-        let output =
-            within(tokio::task::spawn_blocking(move || command.output())).await.unwrap().unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+        async {
+            let output = tokio::task::spawn_blocking(move || command.output());
+            let output = within(output).await.unwrap().unwrap();
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+        }
     }
 
     /// Waits for the end of the process.

@@ -11,6 +11,7 @@ pub mod issuer;
 pub mod jar;
 pub mod mint;
 pub mod peers;
+pub mod pooler;
 pub mod port;
 pub mod postgres;
 pub mod redis;
@@ -28,6 +29,13 @@ pub use self::upstream::{Step, Upstream};
 /// Waits for an event. A test that waits for longer fails.
 pub async fn within<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, what).await.expect("this should have happened by now")
+}
+
+/// Sends a signal, such as `STOP`, to a process that the test has started.
+pub fn signal(process: u32, signal: &str) {
+    let mut kill = std::process::Command::new("kill");
+    let sent = kill.arg(format!("-{signal}")).arg(process.to_string()).status();
+    assert!(sent.unwrap().success());
 }
 
 /// Long enough for a machine that runs all tests at once on two cores.

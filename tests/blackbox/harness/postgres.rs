@@ -58,6 +58,27 @@ impl PostgresServer {
         Some(server)
     }
 
+    /// Starts a standby of this server, which follows it with a short delay.
+    pub fn start_standby(&self) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        if let Some((user, group)) = self.user {
+            std::os::unix::fs::chown(folder.path(), Some(user), Some(group)).unwrap();
+        }
+        let port =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let (programs, user) = (self.programs.clone(), self.user);
+        let mut standby = Self { folder, programs, user, port, child: None };
+        let copied = standby
+            .command("pg_basebackup")
+            .args(["-d", &self.url(), "-c", "fast", "--no-sync", "-R", "-D"])
+            .arg(standby.data())
+            .output()
+            .unwrap();
+        assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+        standby.run();
+        standby
+    }
+
     /// Starts the server again, on the same port, after it was stopped.
     pub fn run(&mut self) {
         let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
@@ -121,6 +142,16 @@ impl PostgresServer {
         }
     }
 
+    /// Kills every process of the server with SIGKILL. What it has acknowledged survives.
+    pub fn kill(&mut self) {
+        // Stopped first, so that the parent cannot react to the end of its children.
+        self.pause();
+        self.signal("-KILL");
+        if let Some(mut child) = self.child.take() {
+            child.wait().unwrap();
+        }
+    }
+
     /// Stops every process of the server: it keeps its connections and does not answer.
     pub fn pause(&self) {
         self.signal("-STOP");
@@ -131,7 +162,7 @@ impl PostgresServer {
         self.signal("-CONT");
     }
 
-    /// Sends a signal to the server; to stop or continue it, to each of its processes.
+    /// Sends a signal to the server; except to end it in an orderly way, to each of its processes.
     fn signal(&self, signal: &str) {
         let Some(child) = &self.child else { return };
         let parent = child.id().to_string();
@@ -158,6 +189,23 @@ impl PostgresServer {
     /// A program of PostgreSQL, as the user of the server.
     pub fn command(&self, program: &str) -> Command {
         self.run_as_user(self.programs.join(program))
+    }
+
+    /// Runs a command of a shell that finds PostgreSQL's programs, which use this server.
+    pub fn shell(&self, folder: &Path, command: &str, variables: &[(&str, &str)]) -> String {
+        let mut path = vec![self.programs.clone()];
+        path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+        let done = Command::new("sh")
+            .args(["-c", command])
+            .current_dir(folder)
+            .env("PATH", std::env::join_paths(path).unwrap())
+            .envs([("PGHOST", "127.0.0.1"), ("PGPORT", &*self.port.to_string())])
+            .env("PGUSER", "portcullis")
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{command}: {}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8_lossy(&done.stdout).into_owned()
     }
 
     /// A program, as the user of the server.

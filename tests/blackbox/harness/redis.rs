@@ -1,6 +1,7 @@
 //! A real Redis in a temporary folder, on a free port. The unit tests of the scripts use it too.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ impl Redis {
     /// Starts a server. Returns `None` with a message if Redis is not installed. With `CI=true`,
     /// that is a failure.
     pub fn start(arguments: &[&str]) -> Option<Self> {
-        if Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_err() {
+        if Command::new(program()).arg("--version").stdout(Stdio::null()).status().is_err() {
             assert!(
                 std::env::var("CI").as_deref() != Ok("true"),
                 "redis-server is not installed, and CI=true"
@@ -45,6 +46,11 @@ impl Redis {
         self.port
     }
 
+    /// The folder with its data.
+    pub fn data(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Runs a command, and returns what `redis-cli` prints.
     pub fn run(&self, command: &[&str]) -> String {
         let output = Command::new("redis-cli")
@@ -69,6 +75,11 @@ impl Redis {
     /// Kills it, and starts an empty one on the same port.
     pub fn restart_empty(&mut self) {
         self.kill();
+        self.run_again();
+    }
+
+    /// Starts it again on the same port after it was killed, with what its arguments made it keep.
+    pub fn run_again(&mut self) {
         self.child = spawn(&self.folder, self.port, &self.arguments);
         assert!(self.is_ready(), "Redis did not start again");
     }
@@ -94,8 +105,13 @@ impl Drop for Redis {
     }
 }
 
+/// `REDIS_SERVER` names another server, such as Valkey's.
+fn program() -> String {
+    std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
+}
+
 fn spawn(folder: &TempDir, port: u16, arguments: &[String]) -> Child {
-    Command::new("redis-server")
+    Command::new(program())
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
         .args(["--appendonly", "no", "--daemonize", "no", "--dir"])
         .arg(folder.path())
