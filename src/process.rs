@@ -337,7 +337,7 @@ fn readiness(
     Readiness::new(move || {
         let current = gateway.current();
         let mut health = Health::check(&current.issuers, &current.keys, &clock);
-        let problem = store.as_ref().and_then(Store::problem);
+        let problem = store.as_ref().and_then(Store::lasting_problem);
         health.problems.extend(problem.map(|problem| ("store".to_owned(), problem)));
         let problem = redis.as_deref().and_then(Redis::problem);
         health.problems.extend(problem.map(|problem| ("redis".to_owned(), problem)));

@@ -42,7 +42,7 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::any::AnyArguments;
 use sqlx::migrate::{MigrateError, Migrator};
@@ -95,7 +95,7 @@ pub struct StoreSettings {
 pub struct Store {
     connections: Connections,
     sealer: Sealer,
-    last_failure: Arc<Mutex<Option<String>>>,
+    last_failure: Arc<Mutex<Option<Failure>>>,
     ahead: Ahead,
     /// The id of this gateway among the replicas, once it has one.
     replica: Arc<OnceLock<String>>,
@@ -104,6 +104,16 @@ pub struct Store {
     known_replicas: Arc<AtomicU32>,
     /// Whether the last attempt to read from it succeeded.
     answers: Arc<AtomicBool>,
+    /// When an attempt to read from it last succeeded.
+    heard_at: Arc<Mutex<Instant>>,
+}
+
+/// Why the store cannot be used.
+#[derive(Debug)]
+struct Failure {
+    cause: String,
+    /// When it was last heard from before that.
+    since: Instant,
 }
 
 impl Store {
@@ -195,6 +205,7 @@ impl Store {
             poll: settings.poll,
             known_replicas: Arc::new(AtomicU32::new(1)),
             answers: Arc::new(AtomicBool::new(true)),
+            heard_at: Arc::new(Mutex::new(Instant::now())),
         }
     }
 
@@ -206,6 +217,9 @@ impl Store {
     /// Notes whether the last attempt to read from the store succeeded.
     pub fn note_answer(&self, answers: bool) {
         self.answers.store(answers, Ordering::Relaxed);
+        if answers {
+            *self.heard_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        }
     }
 
     /// Whether the last attempt to read from the store succeeded.
@@ -233,15 +247,27 @@ impl Store {
                 {
                     identity.record_damage();
                 }
-                *self.last_failure() = Some(error.to_string());
+                self.note_failure(error);
             }
             StoreError::Lost { .. }
             | StoreError::OtherDatabase { .. }
             | StoreError::Standby { .. }
-            | StoreError::Unreachable { .. } => *self.last_failure() = Some(error.to_string()),
+            | StoreError::Unreachable { .. } => self.note_failure(error),
             StoreError::CutOffAhead { account, until } => self.ahead.note(account, *until),
             _ => {}
         }
+    }
+
+    fn note_failure(&self, error: &StoreError) {
+        let heard_at = *self.heard_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last_failure();
+        // Whoever follows the database finds out why there is no connection.
+        let says_why = !matches!(error, StoreError::Database(sqlx::Error::PoolTimedOut));
+        if last.is_some() && !says_why {
+            return;
+        }
+        let since = last.as_ref().map_or(heard_at, |failure| failure.since);
+        *last = Some(Failure { cause: error.to_string(), since });
     }
 
     /// Why the store cannot be written, in words for the operator: files that are not where they
@@ -249,8 +275,19 @@ impl Store {
     pub fn problem(&self) -> Option<String> {
         match self.connections.check() {
             Err(error) => Some(error.to_string()),
-            Ok(()) => self.last_failure().clone(),
+            Ok(()) => self.last_failure().as_ref().map(|failure| failure.cause.clone()),
         }
+    }
+
+    /// The same, but a server that other replicas use as well may be silent for ten seconds: all of
+    /// them would report a restart that is soon over.
+    pub fn lasting_problem(&self) -> Option<String> {
+        let is_brief = |failure: &Failure| failure.since.elapsed() < SILENCE;
+        let is_brief = self.last_failure().as_ref().is_some_and(is_brief);
+        if is_brief && self.is_shared() && self.connections.check().is_ok() {
+            return None;
+        }
+        self.problem()
     }
 
     /// Which accounts cannot log in because the clock was ahead, in words for the operator.
@@ -275,7 +312,7 @@ impl Store {
         }
     }
 
-    fn last_failure(&self) -> MutexGuard<'_, Option<String>> {
+    fn last_failure(&self) -> MutexGuard<'_, Option<Failure>> {
         self.last_failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -330,6 +367,9 @@ fn install_drivers() {
     static DRIVERS: Once = Once::new();
     DRIVERS.call_once(sqlx::any::install_default_drivers);
 }
+
+/// How long a server may be silent before operators are told.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// The fact that only the right key opens.
 const KEY_CHECK: &str = "key_check";

@@ -32,7 +32,7 @@ async fn three(url: &str, lines: &str) -> [Gateway; 3] {
 }
 
 /// Waits until the request gets this status, and returns how long that took.
-async fn until_reaches(gateway: &Gateway, access: &str, status: u16) -> Duration {
+pub async fn until_reaches(gateway: &Gateway, access: &str, status: u16) -> Duration {
     let begun = Instant::now();
     within(async { while gateway.reaches(access).await != status {} }).await;
     begun.elapsed()
@@ -111,7 +111,8 @@ async fn replicas_act_as_one_behind_a_pooler_in_transaction_mode() {
 }
 
 /// What a client and the operator see while the database is away.
-async fn an_outage_is_no_refusal(gateway: &Gateway, access: &str, refresh: &str) {
+pub async fn an_outage_is_no_refusal(gateway: &Gateway, access: &str, refresh: &str) {
+    let begun = Instant::now();
     let response = gateway.refresh(refresh).await;
     response.is(503, "store_unavailable");
     assert!(response.header("Retry-After").is_some(), "{response:?}");
@@ -120,19 +121,29 @@ async fn an_outage_is_no_refusal(gateway: &Gateway, access: &str, refresh: &str)
         .await
         .is(503, "store_unavailable");
     assert_eq!(gateway.reaches(access).await, 200, "tokens are verified without the database");
+    within(async { while up(gateway).await != Some(0.0) {} }).await;
+    until_degraded(gateway).await;
+    // It was last heard from a moment before.
+    assert!(begun.elapsed() > Duration::from_secs(8), "{:?}", begun.elapsed());
+}
+
+/// Waits until `/readyz` names the store, and returns what it says.
+pub async fn until_degraded(gateway: &Gateway) -> String {
     within(async {
         loop {
             let answer = gateway.admin("/readyz").await.json();
-            if answer["status"] == "degraded" && answer["problems"]["store"].is_string() {
-                break;
+            if let (Some("degraded"), Some(problem)) =
+                (answer["status"].as_str(), answer["problems"]["store"].as_str())
+            {
+                return problem.to_owned();
             }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
-    .await;
-    within(async { while up(gateway).await != Some(0.0) {} }).await;
+    .await
 }
 
-async fn until_ready(gateway: &Gateway) {
+pub async fn until_ready(gateway: &Gateway) {
     within(async { while gateway.admin("/readyz").await.json()["status"] != "ready" {} }).await;
 }
 
@@ -214,7 +225,7 @@ async fn a_replica_that_was_stopped_knows_what_was_revoked_when_it_goes_on() {
 }
 
 /// How many of these requests pass.
-async fn passed(gateway: &Gateway, client: &str, requests: usize) -> usize {
+pub async fn passed(gateway: &Gateway, client: &str, requests: usize) -> usize {
     let mut passed = 0;
     for _ in 0..requests {
         let response = gateway.get("/limited").header("X-Forwarded-For", client).send().await;
@@ -232,7 +243,7 @@ async fn in_mode(gateway: &Gateway, mode: f64) {
 }
 
 /// Waits until each of the replicas has counted the others.
-async fn know_each_other(server: &PostgresServer, replicas: usize) {
+pub async fn know_each_other(server: &PostgresServer, replicas: usize) {
     let last = || server.sql("app", "SELECT COALESCE(MAX(seq), 0) FROM revocations");
     for _ in 0..2 {
         let beats =
