@@ -28,10 +28,12 @@ use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
 use governor::{Quota, RateLimiter};
 
+pub use self::live::LiveGateways;
 pub use self::shared::{Budget, Returned, SharedStore, Unavailable, Verdict};
 use self::shared::{Elsewhere, Sharing};
 use self::store::{Asked, Key, Store};
 
+mod live;
 mod shared;
 mod store;
 

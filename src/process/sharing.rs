@@ -40,7 +40,11 @@ impl Sharing {
         let entered = runtime.enter();
         let redis = start.redis.as_ref();
         let redis = redis.and_then(|settings| Redis::start(settings, clock, metrics));
-        let store = store.filter(|store| store.is_shared() && redis.is_none());
+        let store = store.filter(|store| store.is_shared());
+        if let (Some(redis), Some(store)) = (&redis, store) {
+            redis.count_replicas(store.live_replicas());
+        }
+        let store = store.filter(|_| redis.is_none());
         let counters = store.map(|store| Arc::new(SharedCounters::new(store.clone())));
         drop(entered);
         if let Some(redis) = &redis {

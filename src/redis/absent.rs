@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{RedisSettings, SessionUse, SessionsAway, StoredSession};
 use crate::clock::Clock;
-use crate::limit::{Budget, Returned, SharedStore, Unavailable, Verdict};
+use crate::limit::{Budget, LiveGateways, Returned, SharedStore, Unavailable, Verdict};
 use crate::telemetry::metrics::Metrics;
 use crate::token::RevokedKeys;
 
@@ -30,6 +30,11 @@ impl Redis {
 
     /// See the build with the feature.
     pub fn will_listen(&self) {
+        match self.0 {}
+    }
+
+    /// See the build with the feature.
+    pub fn count_replicas(&self, _: &Arc<LiveGateways>) {
         match self.0 {}
     }
 

@@ -3,8 +3,8 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -23,6 +23,7 @@ use super::RedisSettings;
 use super::limits::Scripts;
 use super::sessions::SessionScripts;
 use crate::clock::Clock;
+use crate::limit::LiveGateways;
 use crate::telemetry::metrics::Metrics;
 
 /// The Redis of this process.
@@ -45,7 +46,10 @@ pub struct Redis {
     /// The owner is told that a question failed.
     failed: Notify,
     state: Mutex<State>,
-    gateways: AtomicU32,
+    /// The gateways that use the server.
+    gateways: LiveGateways,
+    /// Those that use the database, which may be known when the server has never answered.
+    replicas: OnceLock<Arc<LiveGateways>>,
     /// Whether anything is kept in it. A server that is only read may be read-only.
     writes: AtomicBool,
     pub(super) scripts: Arc<Scripts>,
@@ -89,7 +93,8 @@ impl Redis {
                 heard_at: clock.running(),
                 cause: String::new(),
             }),
-            gateways: AtomicU32::new(1),
+            gateways: LiveGateways::default(),
+            replicas: OnceLock::new(),
             writes: AtomicBool::new(settings.holds_sessions()),
             scripts: Arc::new(Scripts::new()),
             sessions: SessionScripts::new(),
@@ -127,6 +132,11 @@ impl Redis {
     /// From now on the server must accept writes to count as usable.
     pub fn will_write(&self) {
         self.writes.store(true, Ordering::Relaxed);
+    }
+
+    /// The replicas of the database count as gateways that use the server, whether it answers or not.
+    pub fn count_replicas(&self, replicas: &Arc<LiveGateways>) {
+        let _ = self.replicas.set(Arc::clone(replicas));
     }
 
     /// From the next connection on, hears what other gateways announce.
@@ -200,7 +210,8 @@ impl Redis {
 
     /// The number of gateways that use the server, as last known.
     pub(super) fn known_gateways(&self) -> NonZeroU32 {
-        NonZeroU32::new(self.gateways.load(Ordering::Relaxed)).unwrap_or(NonZeroU32::MIN)
+        let replicas = self.replicas.get().and_then(|replicas| replicas.known());
+        self.gateways.known().max(replicas).unwrap_or(UNCOUNTED)
     }
 
     pub(super) async fn connect(&self) -> RedisResult<MultiplexedConnection> {
@@ -241,6 +252,7 @@ impl Redis {
         // What was announced in the meantime.
         self.announced.notify_one();
         self.current.store(Some(connection));
+        self.came_back();
         let mut ticks = tokio::time::interval_at(Instant::now() + BEAT, BEAT);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -255,23 +267,21 @@ impl Redis {
                     if let Err(error) = self.beat(&mut beating).await {
                         return Some(error);
                     }
+                    self.came_back();
                 }
             }
         }
     }
 
-    /// Asks the server for an answer, counts the gateways if they share anything, and records that
-    /// it can be used.
+    /// Asks the server for an answer, and counts the gateways if they share anything.
     async fn beat(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
         if self.writes.load(Ordering::Relaxed) {
             let mut counting = self.scripts.beat.key(GATEWAYS);
             let counting = counting.arg(&self.id).arg(PATIENCE.as_secs());
-            let gateways: u32 = counting.invoke_async(connection).await?;
-            self.gateways.store(gateways, Ordering::Relaxed);
+            self.gateways.note(counting.invoke_async(connection).await?);
         } else {
             redis::cmd("PING").exec_async(connection).await?;
         }
-        self.came_back();
         Ok(())
     }
 
@@ -349,6 +359,9 @@ const BEAT_TIMEOUT: Duration = Duration::from_millis(500);
 const REPLY_TIMEOUT: Duration = Duration::from_millis(100);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The number of gateways to expect where nothing has counted them yet. Each grants its part only.
+const UNCOUNTED: NonZeroU32 = NonZeroU32::new(10).unwrap();
 
 /// The pause before the next attempt to connect.
 const RETRY: Duration = Duration::from_millis(250);

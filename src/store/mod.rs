@@ -40,7 +40,7 @@ mod testing;
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -76,6 +76,7 @@ pub use self::status::StoreStatus;
 #[cfg(test)]
 pub(crate) use self::testing::test_settings;
 use crate::config::value::SecretBytes;
+use crate::limit::LiveGateways;
 
 /// A checked `[store]` section. Read at start.
 #[derive(Debug, Clone)]
@@ -101,7 +102,7 @@ pub struct Store {
     replica: Arc<OnceLock<String>>,
     poll: Duration,
     /// How many replicas were live when that was last read.
-    known_replicas: Arc<AtomicU32>,
+    known_replicas: Arc<LiveGateways>,
     /// Whether the last attempt to read from it succeeded.
     answers: Arc<AtomicBool>,
     /// When an attempt to read from it last succeeded.
@@ -203,7 +204,7 @@ impl Store {
             ahead: Ahead::default(),
             replica: Arc::default(),
             poll: settings.poll,
-            known_replicas: Arc::new(AtomicU32::new(1)),
+            known_replicas: Arc::default(),
             answers: Arc::new(AtomicBool::new(true)),
             heard_at: Arc::new(Mutex::new(Instant::now())),
         }

@@ -6,13 +6,14 @@
 //! clock is the only one that all replicas share.
 
 use std::num::NonZeroU32;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::presence::Feed;
 use super::{Store, StoreError};
+use crate::limit::LiveGateways;
 
 /// The row of this replica, as it was last written.
 #[derive(Debug)]
@@ -64,14 +65,19 @@ impl Store {
 
     /// How many replicas were seen in the last ten seconds, as last read, but at least one.
     pub fn known_replicas(&self) -> NonZeroU32 {
-        NonZeroU32::new(self.known_replicas.load(Ordering::Relaxed)).unwrap_or(NonZeroU32::MIN)
+        self.known_replicas.known().unwrap_or(NonZeroU32::MIN)
+    }
+
+    /// The same number, for whoever follows it.
+    pub fn live_replicas(&self) -> &Arc<LiveGateways> {
+        &self.known_replicas
     }
 
     /// Reads how many replicas were seen in the last ten seconds.
     pub(super) async fn count_replicas(&self) -> Result<u32, StoreError> {
         let (count,): (i64,) = self.connections.one(sqlx::query_as(LIVE)).await?;
         let count = u32::try_from(count).unwrap_or(u32::MAX);
-        self.known_replicas.store(count, Ordering::Relaxed);
+        self.known_replicas.note(count);
         Ok(count)
     }
 
