@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::RedisSettings;
-use super::limits::Scripts;
+use super::limits::{NEVER, Scripts};
 use super::sessions::SessionScripts;
 use crate::clock::Clock;
 use crate::limit::LiveGateways;
@@ -46,6 +46,8 @@ pub struct Redis {
     /// The owner is told that a question failed.
     failed: Notify,
     state: Mutex<State>,
+    /// By how many milliseconds the server's clock is ahead of [`Clock::running`]; 0: not known.
+    ahead: AtomicU64,
     /// The gateways that use the server.
     gateways: LiveGateways,
     /// Those that use the database, which may be known when the server has never answered.
@@ -93,6 +95,7 @@ impl Redis {
                 heard_at: clock.running(),
                 cause: String::new(),
             }),
+            ahead: AtomicU64::new(0),
             gateways: LiveGateways::default(),
             replicas: OnceLock::new(),
             writes: AtomicBool::new(settings.holds_sessions()),
@@ -214,6 +217,15 @@ impl Redis {
         self.gateways.known().max(replicas).unwrap_or(UNCOUNTED)
     }
 
+    /// The time on the server's clock after which nobody waits any longer for an answer to a
+    /// question that is asked now, in Unix milliseconds. It never comes while that clock is not known.
+    pub(super) fn deadline(&self) -> u64 {
+        match self.ahead.load(Ordering::Relaxed) {
+            0 => NEVER,
+            ahead => millis(self.clock.running() + REPLY_TIMEOUT) + ahead,
+        }
+    }
+
     pub(super) async fn connect(&self) -> RedisResult<MultiplexedConnection> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
@@ -278,7 +290,13 @@ impl Redis {
         if self.writes.load(Ordering::Relaxed) {
             let mut counting = self.scripts.beat.key(GATEWAYS);
             let counting = counting.arg(&self.id).arg(PATIENCE.as_secs());
-            self.gateways.note(counting.invoke_async(connection).await?);
+            let asked = millis(self.clock.running());
+            let (gateways, seconds, micros): (u32, u64, u64) =
+                counting.invoke_async(connection).await?;
+            self.gateways.note(gateways);
+            // Rather too far ahead, by what the question took.
+            let ahead = (seconds * 1000 + micros / 1000).saturating_sub(asked);
+            self.ahead.store(ahead, Ordering::Relaxed);
         } else {
             redis::cmd("PING").exec_async(connection).await?;
         }
@@ -338,6 +356,10 @@ pub(super) fn describe(error: &RedisError) -> String {
         _ => "",
     };
     format!("{error}{remedy}")
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The label of its metrics.

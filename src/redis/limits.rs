@@ -24,15 +24,18 @@ impl Scripts {
         Self { beat: Script::new(BEAT), take: of(TAKE), give_back: of(GIVE_BACK) }
     }
 
+    /// `deadline`: when nobody waits for the answer any longer.
     async fn take(
         &self,
         budgets: &[Budget],
+        deadline: u64,
         connection: &mut MultiplexedConnection,
     ) -> RedisResult<Verdict> {
         let mut invocation = self.take.prepare_invoke();
         for Budget { name, interval, tolerance } in budgets {
             invocation.key(key(name)).arg(*interval).arg(*tolerance);
         }
+        invocation.arg(deadline);
         let (is_taken, values): (bool, Vec<u64>) = invocation.invoke_async(connection).await?;
         Ok(if is_taken {
             let whole = values.chunks(2).map(|parts| parts[0] * NANOS + parts[1]);
@@ -64,7 +67,8 @@ impl SharedStore for Redis {
         Box::pin(async move {
             let current = self.current().ok_or(Unavailable)?;
             let mut connection = MultiplexedConnection::clone(&current);
-            self.scripts.take(budgets, &mut connection).await.map_err(|error| {
+            let deadline = self.deadline();
+            self.scripts.take(budgets, deadline, &mut connection).await.map_err(|error| {
                 self.fail(&current, &error);
                 Unavailable
             })
@@ -100,15 +104,20 @@ fn key(name: &str) -> String {
 
 const NANOS: u64 = 1_000_000_000;
 
-/// Records a beat of a gateway, and returns the number of those that have had one lately.
+/// A deadline that does not come. Lua's numbers are exact up to here.
+pub(super) const NEVER: u64 = (1 << 53) - 1;
+
+/// Records a beat of a gateway, and returns the number of those that have had one lately, and the
+/// time.
 ///
 /// KEYS: the gateways. ARGV: the id of this one; after how many seconds one no longer counts.
 const BEAT: &str = "
-local now = tonumber(redis.call('TIME')[1])
+local time = redis.call('TIME')
+local now = tonumber(time[1])
 redis.call('ZADD', KEYS[1], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[2]))
 redis.call('EXPIRE', KEYS[1], 3600)
-return redis.call('ZCARD', KEYS[1])
+return {redis.call('ZCARD', KEYS[1]), tonumber(time[1]), tonumber(time[2])}
 ";
 
 /// Times are seconds and nanoseconds, because a double holds nanoseconds since 1970 only to within
@@ -138,10 +147,13 @@ end
 ";
 
 /// Takes one cell of each budget, or none. Returns 1 and each TAT in two parts, or 0 and the time
-/// after which all have one.
+/// after which all have one. If it is too late for that, it takes nothing, because nobody would give
+/// it back.
 ///
-/// KEYS: the budgets. ARGV: the interval and the tolerance of each, in nanoseconds.
+/// KEYS: the budgets. ARGV: the interval and the tolerance of each, in nanoseconds, then the time in
+/// Unix milliseconds after which nobody waits.
 const TAKE: &str = "
+if seconds * 1000 + nanos / 1e6 > tonumber(ARGV[#ARGV]) then return redis.error_reply('LATE nobody waits for this answer') end
 local ahead, wait = {}, 0
 for i = 1, #KEYS do
   local interval, tolerance = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
@@ -231,7 +243,8 @@ mod tests {
                 continue;
             }
             let here = limit.take_client("192.0.2.1".parse().unwrap());
-            let there = scripts.take(std::slice::from_ref(&budget), connection).await.unwrap();
+            let there =
+                scripts.take(std::slice::from_ref(&budget), NEVER, connection).await.unwrap();
             match (here, there) {
                 (Ok(cell), Verdict::Taken(until)) => {
                     cells.push((cell, Returned { budget: budget.clone(), until: until[0] }));
@@ -280,19 +293,25 @@ mod tests {
         let scripts = Scripts::new();
         let both = [group.clone(), key];
         assert!(matches!(
-            scripts.take(&both, &mut connection).await.unwrap(),
+            scripts.take(&both, NEVER, &mut connection).await.unwrap(),
             Verdict::Taken(until) if until.len() == 2
         ));
         for _ in 0..3 {
-            let refused = scripts.take(&both, &mut connection).await.unwrap();
+            let refused = scripts.take(&both, NEVER, &mut connection).await.unwrap();
             assert!(
                 matches!(refused, Verdict::Exceeded(wait) if wait.as_secs() >= 59),
                 "{refused:?}"
             );
         }
         let group = [group];
-        assert!(matches!(scripts.take(&group, &mut connection).await, Ok(Verdict::Taken(_))));
-        assert!(matches!(scripts.take(&group, &mut connection).await, Ok(Verdict::Exceeded(_))));
+        assert!(matches!(
+            scripts.take(&group, NEVER, &mut connection).await,
+            Ok(Verdict::Taken(_))
+        ));
+        assert!(matches!(
+            scripts.take(&group, NEVER, &mut connection).await,
+            Ok(Verdict::Exceeded(_))
+        ));
         let life: u64 = server.run(&["PTTL", "portcullis:limit:group"]).parse().unwrap();
         assert!((110_000..=120_000).contains(&life), "{life}");
     }

@@ -50,8 +50,12 @@ impl Redis {
 
     /// Uses up a refresh token: of any number of attempts, on any number of gateways, one succeeds.
     ///
+    /// A server that was stopped, or a network that holds messages back, may get the question long
+    /// after the client was told to try again. It then uses up nothing: the client's repetition
+    /// would come too late to count as one, and end the session.
+    ///
     /// # Errors
-    /// It is unknown whether it was used up.
+    /// It is unknown whether it was used up, but if so, it was a moment ago.
     pub async fn rotate_session(
         &self,
         id: &str,
@@ -62,6 +66,7 @@ impl Redis {
         rotating.key(key(id)).key(index(account)).arg(used.counter).arg(used.at);
         rotating.arg(used.address).arg(used.user_agent).arg(used.created_after);
         rotating.arg(used.rotated_after).arg(used.used_after).arg(millis(used.life));
+        rotating.arg(self.deadline());
         self.ask(async |connection| rotating.invoke_async(connection).await).await
     }
 
@@ -191,9 +196,14 @@ if redis.call('PTTL', KEYS[2]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KE
 return 1
 ";
 
-/// KEYS: the session, the index of its account. ARGV: as in `SessionUse`. Returns whether the token
-/// was valid.
+/// KEYS: the session, the index of its account. ARGV: as in `SessionUse`, then the time in
+/// milliseconds after which nobody waits. Returns whether the token was valid, or an error if it is
+/// too late.
 const ROTATE: &str = "
+local time = redis.call('TIME')
+if tonumber(time[1]) * 1000 + tonumber(time[2]) / 1000 > tonumber(ARGV[9]) then
+  return redis.error_reply('LATE nobody waits for this answer')
+end
 local s = redis.call('HMGET', KEYS[1], 'counter', 'created', 'rotated', 'ended')
 if not s[1] or s[4] or s[1] ~= ARGV[1] then return 0 end
 if tonumber(s[2]) <= tonumber(ARGV[5]) or tonumber(s[3]) <= tonumber(ARGV[6]) then return 0 end
