@@ -313,8 +313,9 @@ const COMPATS: [(&str, Compat); 2] = [("none", Compat::None), ("express", Compat
 const ALGORITHMS: [(&str, Algorithm); 3] =
     [("ES256", Algorithm::ES256), ("RS256", Algorithm::RS256), ("EdDSA", Algorithm::EdDSA)];
 
-/// How far another replica's clock, or an `iat` after a revocation, may be ahead.
-const LEEWAY: Duration = Duration::from_secs(5);
+/// How far another replica's clock may be ahead (ten seconds), and an `iat` that it issues after a
+/// revocation ([`MAX_AHEAD`](crate::store::MAX_AHEAD)).
+const LEEWAY: Duration = Duration::from_secs(30);
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -127,7 +127,7 @@ impl Sessions {
             generation: account.generation,
             counter: token.counter,
             created_at: seconds(now),
-            rotated_at: millis(now),
+            rotated_at: millis(self.store.shared_time(now)),
             address: device.address.to_string(),
             user_agent: device.user_agent.clone(),
             ended_at: None,
@@ -146,7 +146,7 @@ impl Sessions {
             };
             self.store.database().insert_provider_session(&row).await?;
         }
-        let issued = self.store.open(&session, stale(policy, now), &scope(policy)).await?;
+        let issued = self.store.open(&session, self.stale(policy, now), &scope(policy)).await?;
         Ok(issued.map(|issued| SessionGrant::new(issued, session.id, token.encode(&self.key))))
     }
 
@@ -169,7 +169,7 @@ impl Sessions {
         now: Duration,
     ) -> Result<SessionGrant, RefreshError> {
         let token = RefreshToken::decode(token, &self.key).ok_or(RefreshError::Invalid)?;
-        let (sid, stale) = (token.session.to_string(), stale(policy, now));
+        let (sid, stale) = (token.session.to_string(), self.stale(policy, now));
         self.check_revoked(&sid, policy, now).await?;
         let used = SessionRow {
             id: sid.clone(),
@@ -177,7 +177,7 @@ impl Sessions {
             generation: 0,
             counter: token.counter,
             created_at: 0,
-            rotated_at: millis(now),
+            rotated_at: millis(self.store.shared_time(now)),
             address: device.address.to_string(),
             user_agent: device.user_agent.clone(),
             ended_at: None,
@@ -204,7 +204,7 @@ impl Sessions {
         now: Duration,
     ) -> Result<SessionGrant, RefreshError> {
         let token = RefreshToken::decode(token, &self.key).ok_or(RefreshError::Invalid)?;
-        let (sid, stale) = (token.session.to_string(), stale(policy, now));
+        let (sid, stale) = (token.session.to_string(), self.stale(policy, now));
         self.check_revoked(&sid, policy, now).await?;
         let session = self.store.live(&sid).await?.ok_or(RefreshError::Invalid)?;
         let is_valid = !is_stale(&session, stale)
@@ -300,7 +300,7 @@ impl Sessions {
             return Ok(None);
         }
         let session = self.store.live(&sid).await?;
-        Ok(session.filter(|session| !is_stale(session, stale(policy, now))))
+        Ok(session.filter(|session| !is_stale(session, self.stale(policy, now))))
     }
 
     /// Whether a session of this id goes on.
@@ -350,7 +350,7 @@ impl Sessions {
         policy: &Policy,
         now: Duration,
     ) -> Result<(Vec<SessionRow>, i64), StoreError> {
-        let (mut listed, more) = self.store.of_account(account, stale(policy, now)).await?;
+        let (mut listed, more) = self.store.of_account(account, self.stale(policy, now)).await?;
         // One that was revoked by its id ends in Redis when it is used.
         let revoked = self.revocations.list();
         listed.retain(|row| !revoked.contains(RevokedBy::Sid, &policy.issuer, &row.id));
@@ -362,9 +362,17 @@ impl Sessions {
         self.store.bound(session)
     }
 
+    /// When a session must have begun, and been used, to go on. Uses are compared on the clock that
+    /// all replicas share: otherwise a repetition at a replica whose clock is ahead would come too
+    /// late, and end the session.
+    fn stale(&self, policy: &Policy, now: Duration) -> StaleBefore {
+        let created_at = stale(policy, now).created_at;
+        StaleBefore { created_at, ..stale(policy, self.store.shared_time(now)) }
+    }
+
     /// Deletes sessions that can no longer be used.
     pub async fn prune(&self, policy: &Policy, now: Duration) -> Result<(), StoreError> {
-        self.store.prune(stale(policy, now)).await
+        self.store.prune(self.stale(policy, now)).await
     }
 }
 

@@ -27,6 +27,11 @@ impl SessionStore {
         &self.store
     }
 
+    /// See [`Store::shared_time`].
+    pub(super) fn shared_time(&self, now: Duration) -> Duration {
+        self.store.shared_time(now)
+    }
+
     /// See [`Store::open_session`].
     pub(super) async fn open(
         &self,

@@ -80,7 +80,10 @@ impl Revocations {
         metrics: Metrics,
     ) -> Result<Arc<Self>, StoreError> {
         let seconds = match &store {
-            Some(store) => store.running_seconds().await?,
+            Some(store) => {
+                store.compare_clocks(&clock).await?;
+                store.running_seconds().await?
+            }
             None => 0,
         };
         let revocations = Self {
@@ -295,6 +298,9 @@ impl Revocations {
         let mut beats = interval(BEAT_INTERVAL);
         loop {
             beats.tick().await;
+            if let Err(error) = store.compare_clocks(&self.clock).await {
+                store.record_failure(&error);
+            }
             match store.beat(self.clock.unix_seconds().cast_signed()).await {
                 Ok(Some(seq)) => {
                     self.pulse.sent(seq, &self.metrics);

@@ -40,7 +40,7 @@ mod testing;
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -70,7 +70,7 @@ pub use self::providers::{ProviderSessionRow, SessionAtProvider};
 pub use self::revocations::{BEAT, News, OlderThan, REVOCATIONS_PAGE, RevocationRow};
 pub use self::seal::{SealError, Sealer};
 pub use self::second_factors::SecondFactor;
-pub use self::sessions::{Issued, LoginProof, SessionRow, StaleBefore};
+pub use self::sessions::{Issued, LoginProof, MAX_AHEAD, SessionRow, StaleBefore};
 pub use self::signing_keys::SigningKeyRow;
 pub use self::status::StoreStatus;
 #[cfg(test)]
@@ -103,6 +103,8 @@ pub struct Store {
     poll: Duration,
     /// How many replicas were live when that was last read.
     known_replicas: Arc<LiveGateways>,
+    /// By how many milliseconds the clock of the replicas' database is ahead of ours.
+    clock_ahead: Arc<AtomicI64>,
     /// Whether the last attempt to read from it succeeded.
     answers: Arc<AtomicBool>,
     /// When an attempt to read from it last succeeded.
@@ -205,6 +207,7 @@ impl Store {
             replica: Arc::default(),
             poll: settings.poll,
             known_replicas: Arc::default(),
+            clock_ahead: Arc::default(),
             answers: Arc::new(AtomicBool::new(true)),
             heard_at: Arc::new(Mutex::new(Instant::now())),
         }

@@ -7,12 +7,14 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::presence::Feed;
 use super::{Store, StoreError};
+use crate::clock::Clock;
 use crate::limit::LiveGateways;
 
 /// The row of this replica, as it was last written.
@@ -73,6 +75,33 @@ impl Store {
         &self.known_replicas
     }
 
+    /// Measures by how much the database's clock is ahead of this one.
+    ///
+    /// # Errors
+    /// The database cannot be asked.
+    pub async fn compare_clocks(&self, clock: &Clock) -> Result<(), StoreError> {
+        if !self.is_shared() {
+            return Ok(());
+        }
+        let asked = clock.unix_time();
+        let (there,): (i64,) = self.connections.one(sqlx::query_as(TIME)).await?;
+        let took = clock.unix_time().saturating_sub(asked);
+        // An answer that took long says less than an earlier one.
+        if took < QUICK {
+            let here = i64::try_from((asked + took / 2).as_millis()).unwrap_or(i64::MAX);
+            self.clock_ahead.store(there - here, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// What the clock that all replicas share shows when ours shows `now`. Without replicas, that is
+    /// ours.
+    pub fn shared_time(&self, now: Duration) -> Duration {
+        let ahead = self.clock_ahead.load(Ordering::Relaxed);
+        let by = Duration::from_millis(ahead.unsigned_abs());
+        if ahead < 0 { now.saturating_sub(by) } else { now.saturating_add(by) }
+    }
+
     /// Reads how many replicas were seen in the last ten seconds.
     pub(super) async fn count_replicas(&self) -> Result<u32, StoreError> {
         let (count,): (i64,) = self.connections.one(sqlx::query_as(LIVE)).await?;
@@ -119,6 +148,11 @@ const REPORT: &str = "WITH fast AS (SELECT set_config('synchronous_commit', 'off
     SELECT $1, $2, $3, CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT) FROM fast WHERE mode = 'off' \
     ON CONFLICT (id) DO UPDATE SET revocations_read = excluded.revocations_read, keys_read = excluded.keys_read, seen_at = excluded.seen_at \
     RETURNING seen_at";
+
+const TIME: &str = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)";
+
+/// How long an answer may take that compares clocks: twice the error.
+const QUICK: Duration = Duration::from_millis(500);
 
 const LIVE: &str = "SELECT COUNT(*) FROM replicas WHERE seen_at >= CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT) - 10";
 

@@ -336,9 +336,9 @@ pub(super) async fn issue_to(
 }
 
 /// How many seconds ahead of the clock a token may be issued: enough for a few cut-offs within one
-/// second. If a cut-off is farther ahead, the clock has been set back since, and waiting for it
-/// would take a long time.
-pub(super) const MAX_AHEAD: i64 = 10;
+/// second, by a replica whose clock is ten seconds ahead. If a cut-off is farther ahead, the clock
+/// has been set back since, and waiting for it would take a long time.
+pub const MAX_AHEAD: i64 = 15;
 
 const OPEN: &str = "INSERT INTO sessions (id, account, generation, counter, created_at, rotated_at, address, user_agent, until_closed, idp, acr, auth_time) \
     SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12 FROM accounts WHERE id = $2 AND generation = $3 AND disabled = 0";
