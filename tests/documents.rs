@@ -1097,6 +1097,32 @@ fn the_guide_shows_what_is_written_for_other_proxies() {
     assert!(guide.contains(&text), "the guide does not show the manifests:\n{text}");
 }
 
+// --- the deployment of several replicas
+// ---------------------------------------------------------------------------------------------------
+
+/// The file in the manifests of the guide, where its Secret is mounted.
+#[test]
+fn the_file_for_several_replicas_is_accepted() {
+    let guide = read("docs/guides/several-replicas.md");
+    let (_, after) = guide.split_once("  gateway.toml: |\n").expect("the guide has a ConfigMap");
+    let lines = after.lines().map_while(|line| line.strip_prefix("    "));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let key = folder.path().join("portcullis.key");
+    fs::write(&key, "a key that is long enough for a test").expect("it can be written");
+    let file: String = lines.map(|line| format!("{line}\n")).collect();
+    let file = file.replace("/run/secrets/portcullis.key", &key.display().to_string());
+    let path = folder.path().join("gateway.toml");
+    fs::write(&path, file).expect("it can be written");
+    let url = "postgres://portcullis:secret@database/portcullis?sslmode=verify-full";
+    let checked = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .env("DATABASE_URL", url)
+        .args(["check", "--config"])
+        .arg(&path)
+        .output()
+        .expect("the binary runs");
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+}
+
 // --- the service of the example
 // -----------------------------------------------------------------------------------------------------
 

@@ -59,6 +59,7 @@ mod sessions_in_redis;
 mod shared_limits;
 mod smtp;
 mod store;
+mod store_faults;
 mod streaming;
 mod streams;
 mod target;
