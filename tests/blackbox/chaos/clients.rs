@@ -187,7 +187,11 @@ pub async fn exceed_limits(world: Arc<World>) {
                 world.limited(gateway, &client).await;
             }
         };
+        let marks = world.marks().await;
         tokio::join!(at(0), at(1), at(2));
+        if world.has_counted_apart(marks).await {
+            world.history.counted_apart.lock().unwrap().insert(client);
+        }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }

@@ -1,5 +1,6 @@
 //! What clients have sent and got, and what was disrupted meanwhile.
 
+use std::collections::HashSet;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,8 @@ use crate::harness::accounts::Tokens;
 pub struct History {
     pub entries: Mutex<Vec<Entry>>,
     pub faults: Mutex<Vec<Fault>>,
+    /// The clients for whom a gateway counted alone for a while, which its log says.
+    pub counted_apart: Mutex<HashSet<String>>,
     /// How long heartbeats took while nothing was disrupted: the upper bound of each bucket in
     /// seconds, and how many were at most that long.
     pub beats: Mutex<Vec<(f64, f64)>>,

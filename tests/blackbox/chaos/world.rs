@@ -200,6 +200,28 @@ impl World {
         }
     }
 
+    /// How many lines each gateway has written.
+    pub async fn marks(&self) -> [usize; 3] {
+        let mut marks = [0; 3];
+        for (mark, gateway) in marks.iter_mut().zip(&self.gateways) {
+            *mark = gateway.read().await.log().mark();
+        }
+        marks
+    }
+
+    /// Whether a gateway has found Redis too slow since then. On a busy machine, that is no fault.
+    pub async fn has_counted_apart(&self, marks: [usize; 3]) -> bool {
+        let is_outage = |line: &Value| {
+            line["message"].as_str().is_some_and(|text| text.starts_with("Redis cannot be used"))
+        };
+        for (mark, gateway) in marks.into_iter().zip(&self.gateways) {
+            if gateway.read().await.log().count_after(mark, is_outage) > 0 {
+                return true;
+            }
+        }
+        false
+    }
+
     async fn beats(&self) -> Vec<Vec<(f64, f64)>> {
         let mut all = Vec::new();
         for gateway in &self.gateways {

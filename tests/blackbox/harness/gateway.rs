@@ -444,6 +444,11 @@ impl Log {
         self.0.borrow().lines.len()
     }
 
+    /// How many lines after a mark match.
+    pub fn count_after(&self, mark: usize, like: impl Fn(&Value) -> bool) -> usize {
+        self.0.borrow().lines.iter().skip(mark).filter(|line| like(line)).count()
+    }
+
     pub fn lines(&self) -> Vec<Value> {
         self.0.borrow().lines.clone()
     }

@@ -28,7 +28,7 @@ impl Pooler {
         let (folder, port) = (tempfile::tempdir().unwrap(), Port::reserve());
         let settings = format!(
             "[databases]\n* = host=127.0.0.1 port={} user=portcullis\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {}\n\
-             auth_type = any\npool_mode = transaction\nmax_client_conn = 500\ndefault_pool_size = 8\n\
+             auth_type = any\npool_mode = transaction\nmax_client_conn = 500\ndefault_pool_size = 20\nserver_login_retry = 1\n\
              ignore_startup_parameters = extra_float_digits\nunix_socket_dir =\nlogfile = {}\n",
             server.port(),
             port.number(),
