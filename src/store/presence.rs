@@ -31,7 +31,7 @@ pub struct Presence(Kind);
 #[derive(Debug)]
 enum Kind {
     File(PresenceFile),
-    Row(Replica),
+    Row(Box<Replica>),
 }
 
 /// The file of a gateway.
@@ -72,7 +72,7 @@ impl Presence {
     pub async fn announce(store: &Store, settings: &StoreSettings) -> Result<Self, StoreError> {
         Ok(Self(match settings.database.file() {
             Some(file) => Kind::File(PresenceFile::announce(store, file)?),
-            None => Kind::Row(Replica::announce(store).await?),
+            None => Kind::Row(Box::new(Replica::announce(store).await?)),
         }))
     }
 
