@@ -1109,7 +1109,7 @@ fn the_file_for_several_replicas_is_accepted() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let key = folder.path().join("portcullis.key");
     fs::write(&key, "a key that is long enough for a test").expect("it can be written");
-    let file: String = lines.map(|line| format!("{line}\n")).collect();
+    let file = lines.collect::<Vec<_>>().join("\n");
     let file = file.replace("/run/secrets/portcullis.key", &key.display().to_string());
     let path = folder.path().join("gateway.toml");
     fs::write(&path, file).expect("it can be written");

@@ -164,10 +164,8 @@ impl<'h> Checker<'h> {
         let mut valid: HashMap<&str, Vec<&str>> = HashMap::new();
         for entry in self.entries {
             match (&entry.what, entry.status) {
-                (What::Register { email, password }, Some(201 | 409)) => {
-                    valid.insert(email, vec![password]);
-                }
-                (What::Change { email, password }, Some(204)) => {
+                (What::Register { email, password }, Some(201 | 409))
+                | (What::Change { email, password }, Some(204)) => {
                     valid.insert(email, vec![password]);
                 }
                 (What::Change { email, password }, None | Some(503)) => {
@@ -186,9 +184,9 @@ impl<'h> Checker<'h> {
                         self.violate(entry, "an acknowledged account or password is lost");
                     }
                 }
-                (What::Register { .. }, None | Some(503)) => {}
                 // The limit on failures of an account counts attempts that were not answered.
-                (What::Login { .. }, None | Some(429 | 503)) => {}
+                (What::Register { .. }, None | Some(503))
+                | (What::Login { .. }, None | Some(429 | 503)) => {}
                 (What::Register { .. } | What::Login { .. } | What::Change { .. }, _) => {
                     self.violate(entry, "an unexpected answer");
                 }
