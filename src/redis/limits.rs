@@ -324,12 +324,14 @@ mod tests {
         let scripts = Scripts::new();
         for (id, count) in [("a", 1), ("b", 2), ("a", 2)] {
             let mut beat = scripts.beat.key("gateways");
-            let counted: u32 = beat.arg(id).arg(10).invoke_async(&mut connection).await.unwrap();
+            let counted = beat.arg(id).arg(10).invoke_async(&mut connection).await;
+            let (counted, ..): (u32, u64, u64) = counted.unwrap();
             assert_eq!(counted, count);
         }
         server.run(&["ZADD", "gateways", "1", "b"]);
         let mut beat = scripts.beat.key("gateways");
-        let counted: u32 = beat.arg("a").arg(10).invoke_async(&mut connection).await.unwrap();
+        let counted = beat.arg("a").arg(10).invoke_async(&mut connection).await;
+        let (counted, ..): (u32, u64, u64) = counted.unwrap();
         assert_eq!(counted, 1);
     }
 }
