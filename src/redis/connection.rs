@@ -383,7 +383,7 @@ const REPLY_TIMEOUT: Duration = Duration::from_millis(100);
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The number of gateways to expect where nothing has counted them yet. Each grants its part only.
-const UNCOUNTED: NonZeroU32 = NonZeroU32::new(10).unwrap();
+const UNCOUNTED: NonZeroU32 = NonZeroU32::new(10).expect("ten is not zero");
 
 /// The pause before the next attempt to connect.
 const RETRY: Duration = Duration::from_millis(250);
