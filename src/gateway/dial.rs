@@ -31,7 +31,9 @@ pub enum ConnectError {
     #[error("the name does not resolve to an address")]
     NoAddress,
     /// It did not choose HTTP/2.
-    #[error("it does not speak HTTP/2 over TLS (ALPN h2), which http2 = true requires")]
+    #[error(
+        "it does not accept HTTP/2 over TLS (ALPN h2), but its section has http2 = true: remove that if it speaks only HTTP/1.1"
+    )]
     NotHttp2,
     /// The HTTP handshake failed.
     #[error("{0}")]

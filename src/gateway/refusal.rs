@@ -189,6 +189,8 @@ impl Refusal {
                 UpstreamFailure::Busy => Reason::Overloaded,
                 UpstreamFailure::Unreachable(_) => Reason::UpstreamUnreachable,
                 UpstreamFailure::Failed(_)
+                | UpstreamFailure::NotHttp2
+                | UpstreamFailure::NoGreeting(_)
                 | UpstreamFailure::Protocol
                 | UpstreamFailure::Framing(_) => Reason::UpstreamFailed,
                 UpstreamFailure::Upload(_) => Reason::FramingInvalid,

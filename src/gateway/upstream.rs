@@ -7,6 +7,7 @@
 
 mod connection;
 mod failure;
+mod greeting;
 mod health;
 mod http2;
 mod response;
@@ -268,12 +269,20 @@ impl Upstream {
                 }
                 Err(error) => error,
             };
+            if stream.greeting().is_http1() {
+                return Err(UpstreamFailure::NotHttp2);
+            }
             let is_last = attempts == MOST_ATTEMPTS;
             request = match (error.take_message(), again) {
                 // It never left.
                 (Some(unsent), _) if !is_last => unsent,
                 (None, Some(again)) if !is_last && http2::is_connection_lost(error.error()) => {
                     again
+                }
+                _ if stream.greeting().is_missing()
+                    && upload.is_none_or(|upload| upload.failure().is_none()) =>
+                {
+                    return Err(UpstreamFailure::NoGreeting(error.into_error()));
                 }
                 _ => return Err(failure(error.into_error(), upload)),
             };
@@ -398,7 +407,7 @@ impl Upstream {
             let Some(Tls { http2, name, .. }) = &self.tls else {
                 return http2::Connected::new(stream).await;
             };
-            let stream = http2.connect(name.clone(), stream).await?;
+            let stream = http2.connect(name.clone(), stream).await.map_err(no_protocol)?;
             if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
                 return Err(ConnectError::NotHttp2);
             }
@@ -421,6 +430,16 @@ impl std::fmt::Debug for Upstream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Upstream").field("settings", &self.settings).finish_non_exhaustive()
     }
+}
+
+/// The error of a TLS handshake that offered HTTP/2 only.
+fn no_protocol(error: std::io::Error) -> ConnectError {
+    use rustls::{AlertDescription::NoApplicationProtocol, Error::AlertReceived};
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    if matches!(cause, Some(AlertReceived(NoApplicationProtocol))) {
+        return ConnectError::NotHttp2;
+    }
+    error.into()
 }
 
 /// When the request last made progress.

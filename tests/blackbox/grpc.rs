@@ -15,7 +15,8 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::harness::certificates::authority;
 use crate::harness::peers::Peer;
-use crate::harness::{Gateway, h2, mint, within};
+use crate::harness::upstream::write;
+use crate::harness::{Gateway, Step, h2, mint, within};
 
 /// A gateway in front of the service at this port.
 async fn gateway(port: &Value, more: &str) -> Gateway {
@@ -289,4 +290,82 @@ async fn a_failed_exchange_does_not_disturb_the_others() {
     service.released.add_permits(10);
     assert_eq!(gateway.get("/next").send().await.status, 200);
     assert_eq!(service.connections.load(Ordering::SeqCst), 1);
+}
+
+/// The error names the setting, however such an application reacts to HTTP/2.
+#[tokio::test]
+async fn an_application_that_speaks_only_http_1_is_reported() {
+    const BAD: &str = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
+    for (reaction, named) in [
+        (BAD, "the upstream responded in HTTP/1.1, but its section has http2 = true"),
+        ("", "the upstream closed the connection without a response in HTTP/2"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut preface = [0; 24];
+                let _ = tokio::io::AsyncReadExt::read_exact(&mut stream, &mut preface).await;
+                let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, reaction.as_bytes()).await;
+            }
+        });
+        let gateway = Gateway::start(&format!(
+            "upstream.app = {{ url = 'http://127.0.0.1:{port}', http2 = true }}\nroute = [{{ path = '/*', upstream = 'app', access = 'public' }}]"
+        ))
+        .await;
+        gateway.get("/").send().await.is(502, "upstream_failed");
+        let mut cause = String::new();
+        gateway
+            .log()
+            .until("the cause", |line| {
+                line["cause"].as_str().unwrap_or_default().clone_into(&mut cause);
+                line["reason"] == "upstream_failed" && !cause.is_empty()
+            })
+            .await;
+        assert!(cause.starts_with(named) && cause.contains("remove "), "{cause}");
+    }
+}
+
+#[tokio::test]
+async fn an_application_without_http_2_over_tls_is_reported() {
+    let mut tls = authority().issue(&["localhost", "127.0.0.1"]).server();
+    for protocols in [vec![], vec![b"http/1.1".to_vec()]] {
+        tls.alpn_protocols = protocols;
+        let service = Service::start(100, false, Some(tls.clone())).await;
+        let config = config("https", &service, ", tls = { ca = 'ca.pem' }");
+        let gateway = Gateway::setup(&config).file("ca.pem", &authority().pem).start().await;
+        gateway.get("/").send().await.is(502, "upstream_unreachable");
+        gateway
+            .log()
+            .until("the setting is named", |line| {
+                line["cause"].as_str().is_some_and(|cause| {
+                    cause.contains("does not accept HTTP/2 over TLS")
+                        && cause.contains("http2 = true")
+                })
+            })
+            .await;
+    }
+}
+
+/// Such requests have an HTTP/1.1 connection of their own, since the application need not know RFC
+/// 8441.
+#[tokio::test]
+async fn a_websocket_reaches_an_application_that_speaks_http_2() {
+    let gateway = Gateway::start(
+        "upstream.app = { url = 'http://$UPSTREAM', http2 = true }\nroute = [{ path = '/*', upstream = 'app', access = 'public' }]",
+    )
+    .await;
+    gateway.upstream().does(vec![
+        write(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
+        ),
+        Step::Echo,
+    ]);
+    let mut tunnel = gateway.connect().await;
+    tunnel
+        .write("GET /ws HTTP/1.1\r\nHost: app.test\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n")
+        .await;
+    assert_eq!(tunnel.response().await.status, 101);
+    tunnel.write("frames").await;
+    assert_eq!(tunnel.exactly(6).await.unwrap(), b"frames");
 }

@@ -13,6 +13,16 @@ pub enum UpstreamFailure {
     /// The connection broke, or the received bytes were not HTTP.
     #[error("{}", describe_failure(.0))]
     Failed(#[source] hyper::Error),
+    /// A response of HTTP/1.1 on an HTTP/2 connection.
+    #[error(
+        "the upstream responded in HTTP/1.1, but its section has http2 = true: remove that, or set url to where it accepts HTTP/2 with prior knowledge"
+    )]
+    NotHttp2,
+    /// The HTTP/2 connection ended before the application sent anything.
+    #[error(
+        "the upstream closed the connection without a response in HTTP/2 ({0}); if it speaks only HTTP/1.1, remove http2 = true from its section"
+    )]
+    NoGreeting(#[source] hyper::Error),
     /// A 101 that the client did not request, or for another protocol.
     #[error("the upstream switched to a protocol that was not requested")]
     Protocol,

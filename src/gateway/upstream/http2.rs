@@ -17,6 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::ConnectError;
 use super::failure::MAX_HEAD;
+use super::greeting::{Greeted, Greeting};
 use crate::gateway::body::ClientBody;
 use crate::gateway::watched_socket::{SocketState, WatchedSocket};
 
@@ -39,6 +40,7 @@ struct Multiplexed {
     /// Triggered by the first response: what the application permits comes before it.
     answered: Arc<Notify>,
     has_answered: AtomicBool,
+    greeting: Greeting,
     idle_since: Mutex<Instant>,
     _task: AbortOnDropHandle<()>,
 }
@@ -90,7 +92,8 @@ impl Connected {
     pub(super) async fn new(
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     ) -> Result<Self, ConnectError> {
-        let io = TokioIo::new(WatchedSocket::new(io, SocketState::default()));
+        let greeting = Greeting::default();
+        let io = Greeted::new(WatchedSocket::new(io, SocketState::default()), greeting.clone());
         let (sender, connection) = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_max_send_streams(MAX_STREAMS)
@@ -98,7 +101,7 @@ impl Connected {
             .max_send_buf_size(SEND_BUFFER)
             .keep_alive_interval(PING)
             .keep_alive_timeout(PING)
-            .handshake(io)
+            .handshake(TokioIo::new(io))
             .await?;
         let most = Arc::new(AtomicUsize::new(MAX_STREAMS));
         let answered = Arc::new(Notify::new());
@@ -124,6 +127,7 @@ impl Connected {
             most,
             answered,
             has_answered: AtomicBool::new(false),
+            greeting,
             idle_since: Mutex::new(Instant::now()),
             _task: AbortOnDropHandle::new(task),
         })))
@@ -152,6 +156,11 @@ impl Stream {
         if !self.0.has_answered.swap(true, Ordering::Relaxed) {
             self.0.answered.notify_one();
         }
+    }
+
+    /// How the application has begun the connection.
+    pub(super) fn greeting(&self) -> &Greeting {
+        &self.0.greeting
     }
 
     /// What sends requests on the connection.
