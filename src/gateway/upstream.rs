@@ -254,8 +254,11 @@ impl Upstream {
             let stream = if let Some(stream) = http2.take() {
                 stream
             } else {
-                let connecting = http2.take_or_connect(self.connect_http2());
-                self.timely(Box::pin(connecting)).await?
+                self.health.check().map_err(UpstreamFailure::Unreachable)?;
+                // Only the request that connects can tell whether the application responds.
+                let connecting = self.timely(self.connect_http2());
+                let patience = self.settings.connect_timeout;
+                Box::pin(http2.take_or_connect(patience, connecting)).await?
             };
             let again = repeatable(&request);
             let response = stream.sender().try_send_request(request);

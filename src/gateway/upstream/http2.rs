@@ -12,11 +12,11 @@ use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::ConnectError;
-use super::failure::MAX_HEAD;
+use super::failure::{MAX_HEAD, UpstreamFailure};
 use super::greeting::{Greeted, Greeting};
 use crate::gateway::body::ClientBody;
 use crate::gateway::watched_socket::{SocketState, WatchedSocket};
@@ -27,6 +27,8 @@ pub(super) struct Http2 {
     open: Mutex<Vec<Arc<Multiplexed>>>,
     /// Held while connecting: requests that arrive meanwhile share the new connection.
     connecting: tokio::sync::Mutex<()>,
+    /// How many attempts to connect have timed out.
+    timeouts: AtomicUsize,
 }
 
 /// A connection that carries many requests. It is closed when the last of them has ended and it
@@ -56,16 +58,28 @@ impl Http2 {
         open.iter().find_map(Stream::on)
     }
 
-    /// A place on a connection that has room by now, or on a new one from `connect`.
+    /// A place on a connection that has room by now, or on a new one from `connect`, which limits its
+    /// own time. Waits for another request that is connecting, but not longer than `patience`, and
+    /// shares its timeout.
     pub(super) async fn take_or_connect(
         &self,
-        connect: impl Future<Output = Result<Connected, ConnectError>>,
-    ) -> Result<Stream, ConnectError> {
-        let _turn = self.connecting.lock().await;
+        patience: Duration,
+        connect: impl Future<Output = Result<Connected, UpstreamFailure>>,
+    ) -> Result<Stream, UpstreamFailure> {
+        let timed_out = || UpstreamFailure::Unreachable(ConnectError::Timeout);
+        let before = self.timeouts.load(Ordering::Relaxed);
+        let _turn = timeout(patience, self.connecting.lock()).await.map_err(|_| timed_out())?;
         if let Some(stream) = self.take() {
             return Ok(stream);
         }
-        let Connected(connection) = Box::pin(connect).await?;
+        if self.timeouts.load(Ordering::Relaxed) != before {
+            return Err(timed_out());
+        }
+        let connected = connect.await;
+        if let Err(UpstreamFailure::Unreachable(ConnectError::Timeout)) = connected {
+            self.timeouts.fetch_add(1, Ordering::Relaxed);
+        }
+        let Connected(connection) = connected?;
         self.open().push(Arc::clone(&connection));
         Ok(Stream(connection))
     }
