@@ -11,7 +11,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -23,7 +23,7 @@ use super::frames::Frames;
 use super::per_client::ClientSlot;
 use super::plain_http;
 use super::shutdown::Shutdown;
-use super::stalls::Stalls;
+use super::stalls::{Stalls, StreamTasks};
 use super::stream::{Busy, ClientStream, ConnectionState, Timeouts};
 use crate::coalesce::Coalescing;
 use crate::gateway::body::RequestBody;
@@ -224,7 +224,8 @@ impl ConnectionContext {
     ) -> Ended {
         let frames = Some(Box::new(Frames::new()));
         let io = ClientStream::new(io, prefix, Arc::clone(&self.state), self.timeouts, frames);
-        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let stalls = Arc::new(Stalls::new());
+        let mut builder = http2::Builder::new(StreamTasks(Arc::clone(&stalls)));
         builder.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
         builder.max_header_list_size(
             u32::try_from(snapshot.limits.max_header_bytes).unwrap_or(u32::MAX),
@@ -235,21 +236,20 @@ impl ConnectionContext {
         // Response bytes that the client does not read are buffered here, for each of its streams.
         builder.max_send_buf_size(SEND_BUFFER);
         let context = Arc::new(self);
-        let stalls = Arc::new(Stalls::new());
         let (answering, watching) = (Arc::clone(&context), Arc::clone(&stalls));
         let (unread, unread_bodies) = mpsc::unbounded_channel();
         let mut discards = pin!(discard::discard_bodies(unread_bodies));
         let service = service_fn(move |request: Request<Incoming>| {
             let request = request.map(|body| RequestBody::with_unread_sender(body, &unread));
             let (context, stalls) = (Arc::clone(&answering), Arc::clone(&watching));
-            let busy = context.state.enter();
+            let (busy, opened) = (context.state.enter(), stalls.open());
             async move {
                 let response = context
                     .gateway
                     .handle(&context.worker, context.door, &context.peer, request)
                     .await;
                 Ok::<_, Infallible>(
-                    context.detach_if_tunnel(response).map(|body| stalls.watch(body, busy)),
+                    context.detach_if_tunnel(response).map(|body| stalls.watch(opened, body, busy)),
                 )
             }
         });

@@ -4,15 +4,19 @@
 //! HTTP/2, the client withholds flow-control window from a single stream: hyper then keeps one
 //! frame and does not poll for more, so a timer inside the body would never run. This timer runs
 //! outside.
+//!
+//! For the same reason, hyper would not learn that the gateway has ended such a stream. Only
+//! dropping the task of the stream resets it at once.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::stream::Busy;
@@ -24,6 +28,8 @@ use crate::gateway::exchange::RecordedBody;
 pub(super) struct Stalls {
     begun: Instant,
     bodies: Mutex<Vec<Weak<Watched>>>,
+    /// The stream whose task hyper spawns next.
+    opened: Mutex<Option<Arc<Watched>>>,
 }
 
 /// A body, and since when its last frame has been waiting for the client.
@@ -33,7 +39,20 @@ struct Watched {
     /// When the last frame was yielded, in milliseconds since the connection began, plus one. 0:
     /// hyper is polling for the next frame.
     yielded: AtomicU64,
+    /// The task in which hyper sends the body.
+    task: OnceLock<AbortHandle>,
 }
+
+/// A stream that has no response yet.
+#[derive(Debug)]
+pub(super) struct OpenedStream(Arc<Watched>);
+
+/// Spawns the tasks of a connection's streams for hyper.
+#[derive(Clone, Debug)]
+pub(super) struct StreamTasks(pub(super) Arc<Stalls>);
+
+/// Resets a stream that the gateway has ended.
+struct Cutter(Weak<Watched>);
 
 /// The rest of a body, and the exchange that it keeps busy.
 #[derive(Debug)]
@@ -58,15 +77,30 @@ pub(super) struct WatchedBody {
 impl Stalls {
     /// Creates an empty list.
     pub(super) fn new() -> Self {
-        Self { begun: Instant::now(), bodies: Mutex::new(Vec::new()) }
+        Self { begun: Instant::now(), bodies: Mutex::default(), opened: Mutex::default() }
     }
 
-    /// Watches a body. `busy` ends with it.
-    pub(super) fn watch(&self, body: RecordedBody, busy: Busy) -> WatchedBody {
-        let watched = Arc::new(Watched {
-            body: Mutex::new(Some(ActiveBody { body, rest: Bytes::new(), _busy: busy })),
+    /// Begins a stream. hyper must spawn its task next.
+    pub(super) fn open(&self) -> OpenedStream {
+        let opened = Arc::new(Watched {
+            body: Mutex::default(),
             yielded: AtomicU64::new(0),
+            task: OnceLock::new(),
         });
+        let mut next = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        *next = Some(Arc::clone(&opened));
+        OpenedStream(opened)
+    }
+
+    /// Watches the body of a stream's response. `busy` ends with it.
+    pub(super) fn watch(
+        &self,
+        OpenedStream(watched): OpenedStream,
+        body: RecordedBody,
+        busy: Busy,
+    ) -> WatchedBody {
+        let active = ActiveBody { body, rest: Bytes::new(), _busy: busy };
+        *watched.body.lock().unwrap_or_else(PoisonError::into_inner) = Some(active);
         let mut bodies = self.bodies.lock().unwrap_or_else(PoisonError::into_inner);
         if bodies.len() == bodies.capacity() {
             // Before the list grows, remove the bodies that have ended.
@@ -77,7 +111,7 @@ impl Stalls {
     }
 
     /// Drops every body whose last frame has waited for `timeout`, and with it the connection to
-    /// the upstream. Never returns.
+    /// the upstream, and resets its stream. Never returns.
     pub(super) async fn end_stalled(&self, timeout: Duration) {
         let mut ticks = tokio::time::interval((timeout / 4).max(Duration::from_millis(100)));
         loop {
@@ -89,16 +123,51 @@ impl Stalls {
             };
             let now = elapsed(self.begun);
             for watched in bodies {
-                let yielded = watched.yielded.load(Ordering::Acquire);
+                let yielded = watched.yielded.load(Ordering::SeqCst);
                 if yielded > 0 && u128::from(now.saturating_sub(yielded)) >= timeout.as_millis() {
                     let stalled =
                         watched.body.lock().unwrap_or_else(PoisonError::into_inner).take();
+                    watched.cut();
                     tracing::debug!(
                         ended = stalled.is_some(),
                         "a client does not read its response"
                     );
                 }
             }
+        }
+    }
+}
+
+impl Watched {
+    /// Resets the stream if hyper keeps a frame that the client does not take. Otherwise hyper is
+    /// polling the body, which reports the end itself.
+    fn cut(&self) {
+        if self.yielded.load(Ordering::SeqCst) > 0
+            && let Some(task) = self.task.get()
+        {
+            task.abort();
+        }
+    }
+}
+
+impl Wake for Cutter {
+    fn wake(self: Arc<Self>) {
+        if let Some(watched) = self.0.upgrade() {
+            watched.cut();
+        }
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for StreamTasks {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "hyper ends the task with its connection: the stream has an error then"
+    )]
+    fn execute(&self, task: F) {
+        let opened = self.0.opened.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let task = tokio::spawn(task);
+        if let Some(opened) = opened {
+            let _ = opened.task.set(task.abort_handle());
         }
     }
 }
@@ -126,7 +195,12 @@ impl Body for WatchedBody {
         } else {
             0
         };
-        self.watched.yielded.store(yielded, Ordering::Release);
+        self.watched.yielded.store(yielded, Ordering::SeqCst);
+        active.body.also_tell(|| Waker::from(Arc::new(Cutter(Arc::downgrade(&self.watched)))));
+        if yielded > 0 && active.body.is_ended() {
+            // It was ended while the frame was on its way, perhaps before `yielded` said so.
+            return Pin::new(&mut active.body).poll_frame(cx);
+        }
         polled
     }
 

@@ -260,6 +260,97 @@ async fn a_revoked_response_is_cut_on_either_protocol() {
     assert_eq!(h2.send(request).await.status, 200);
 }
 
+/// What hyper keeps until the client grants a window does not delay the reset.
+#[tokio::test]
+async fn a_revoked_response_is_reset_although_its_client_grants_no_window() {
+    let (gateway, _) = start(&format!("{ROUTES}\nserver.h2c = true")).await;
+    gateway.upstream().does_at(
+        "/flood",
+        vec![write("HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n"), Step::Flood],
+    );
+    let (token, other) = (claims(json!({ "sid": "s" })), claims(json!({ "sid": "other" })));
+    let mut client = window_client(&gateway).await;
+    let mut body = client.ask("/flood", &token).await;
+    listed(&gateway, 1).await;
+    let begun = Instant::now();
+    revoke(&gateway, json!({ "sid": "s" })).await;
+    assert_eq!(body.reset().await, Some(::h2::Reason::CANCEL));
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    listed(&gateway, 0).await;
+    gateway.upstream().until(|seen| seen.closed == 1).await;
+    let line = gateway.access("/flood").await;
+    assert_eq!(
+        (&line["outcome"], &line["reason"]),
+        (&json!("refused"), &json!("token_revoked")),
+        "{line}"
+    );
+    // Others on the connection go on.
+    let second = client.ask("/flood", &other).await;
+    assert!(second.received > 0);
+}
+
+/// So is one whose client does not read for `idle_timeout`; its connection goes on.
+#[tokio::test]
+async fn a_response_that_is_not_read_is_reset_after_the_idle_timeout() {
+    let (gateway, _) =
+        start(&format!("{ROUTES}\nserver.h2c = true\nserver.limits.idle_timeout = '1s'")).await;
+    gateway.upstream().does_at(
+        "/flood",
+        vec![write("HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n"), Step::Flood],
+    );
+    let token = claims(json!({ "sid": "s" }));
+    let mut client = window_client(&gateway).await;
+    let mut body = client.ask("/flood", &token).await;
+    assert_eq!(body.reset().await, Some(::h2::Reason::CANCEL));
+    gateway.upstream().until(|seen| seen.closed == 1).await;
+    assert!(client.ask("/flood", &token).await.received > 0);
+}
+
+/// A client that grants each stream [`WINDOW`] bytes and then no more.
+struct WindowClient(::h2::client::SendRequest<bytes::Bytes>);
+
+/// More than a response may have that is not a stream.
+const WINDOW: usize = 400_000;
+
+/// The body of a response whose window is used up.
+struct Unread {
+    body: ::h2::RecvStream,
+    received: usize,
+}
+
+async fn window_client(gateway: &Gateway) -> WindowClient {
+    let stream = TcpStream::connect(gateway.address()).await.unwrap();
+    let mut builder = ::h2::client::Builder::new();
+    let window = u32::try_from(WINDOW).unwrap();
+    builder.initial_window_size(window).initial_connection_window_size(10 * window);
+    let (sender, connection) = within(builder.handshake(stream)).await.unwrap();
+    tokio::spawn(connection);
+    WindowClient(sender)
+}
+
+impl WindowClient {
+    /// Asks, and receives until the window is used up.
+    async fn ask(&mut self, path: &str, token: &str) -> Unread {
+        let request = http::Request::get(format!("http://app.test{path}"))
+            .header("authorization", format!("Bearer {token}"));
+        let (answer, _) = self.0.send_request(request.body(()).unwrap(), true).unwrap();
+        let answer = within(answer).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let (mut body, mut received) = (answer.into_body(), 0);
+        while received < WINDOW {
+            received += within(body.data()).await.unwrap().unwrap().len();
+        }
+        Unread { body, received }
+    }
+}
+
+impl Unread {
+    /// Why the gateway resets the stream.
+    async fn reset(&mut self) -> Option<::h2::Reason> {
+        within(self.body.data()).await?.unwrap_err().reason()
+    }
+}
+
 /// The head and the first event of an event stream.
 async fn event_stream(gateway: &Gateway, token: &str) -> Connection {
     let mut connection = gateway.connect().await;
