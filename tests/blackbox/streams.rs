@@ -512,7 +512,8 @@ async fn the_drain_ends_streams_last_and_properly() {
     assert_eq!(gateway.access("/ws/chat").await["outcome"], "allowed");
 }
 
-/// A page in a browser keeps its WebSocket while its session is renewed, until it logs out.
+/// A page in a browser keeps its WebSocket through reloads, and while its session is renewed, until
+/// it logs out.
 #[tokio::test]
 async fn a_websocket_moves_to_the_newer_tokens_of_its_session() {
     let server = EchoServer::start();
@@ -521,21 +522,29 @@ async fn a_websocket_moves_to_the_newer_tokens_of_its_session() {
         "token_from = ['header', 'cookie']\nstreams = 'token'",
     );
     let config = config.replace("upstream = 'app'", "upstream = 'ws'");
-    let gateway =
-        Gateway::start(&format!("{config}\n[upstream.ws]\nurl = 'http://{}'", server.address))
-            .await;
+    let config = format!("{config}\n[upstream.ws]\nurl = 'http://{}'", server.address);
+    let gateway = Gateway::start(&config).await;
     let mut jar = logged_in(&gateway).await;
     let cookie = |jar: &Jar| format!("{ACCESS}={}; {SESSION}={}", jar.access, jar.session);
     let own = ("origin", "http://app.test");
     let mut socket = open_at(&gateway, "/ws", &[own, ("cookie", &cookie(&jar))]).await;
     let mut lost = open_at(&gateway, "/ws", &[own, ("cookie", &cookie(&jar))]).await;
     // Each renewal comes before the token of the stream expires.
-    for _ in 0..3 {
-        tokio::time::sleep(Duration::from_millis(1500)).await;
+    let (mut renewals, mut reloads) = (0, 0);
+    while renewals < 3 || reloads < 100 {
+        let renew_at = tokio::time::Instant::now() + Duration::from_millis(1500);
+        while reloads < 100 && tokio::time::Instant::now() < renew_at {
+            let other =
+                if reloads % 2 == 0 { "\n[limit.other]\nrequests = 1\nper = '1s'" } else { "" };
+            assert_eq!(gateway.reload(&format!("{config}{other}")).await["message"], "reloaded");
+            reloads += 1;
+        }
+        tokio::time::sleep_until(renew_at).await;
         let session = format!("{SESSION}={}", jar.session);
         let response = gateway.get("/auth/me").header("Cookie", &session).send().await;
         assert_eq!(response.status, 200, "{response:?}");
         jar = Jar::of(&response);
+        renewals += 1;
         echoes(&mut socket).await;
     }
     echoes(&mut lost).await;
