@@ -34,6 +34,8 @@ pub(super) struct ConnectionState {
     is_full: AtomicBool,
     /// Whether the gateway has ended the response that is being sent.
     is_cut: AtomicBool,
+    /// Whether the socket has become a tunnel.
+    is_tunnel: AtomicBool,
     /// Kept here because the socket keeps this `ConnectionState` even after it has become a tunnel.
     _slot: Option<ClientSlot>,
 }
@@ -50,12 +52,14 @@ impl ConnectionState {
             lingers_briefly: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
+            is_tunnel: AtomicBool::new(false),
             _slot: slot,
         })
     }
 
     /// Notes that the socket has become a tunnel, whose silence no longer concerns this connection.
     pub(super) fn detach(&self) {
+        self.is_tunnel.store(true, Ordering::Relaxed);
         self.active.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -184,6 +188,8 @@ pub(super) struct ClientStream<T> {
     /// whole.
     head_since: Option<Instant>,
     stalled_since: Option<Instant>,
+    /// When the client closed its side during an exchange, or last took a byte after that.
+    half_closed: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
     /// After our last response: until when to read what the client still sends, and how many more
     /// bytes of it.
@@ -211,6 +217,7 @@ impl<T: AsyncRead> ClientStream<T> {
             head_begun,
             head_since: head_begun.then(Instant::now),
             stalled_since: None,
+            half_closed: None,
             sleep: None,
             lingers: None,
             frames,
@@ -260,6 +267,26 @@ impl<T: AsyncRead> ClientStream<T> {
         }
     }
 
+    /// Pending while a client that has closed its side may still be reading. A client that is gone
+    /// looks the same until something is written to it, so this has a limit.
+    fn poll_half_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let is_exchange = self.state.is_active() && !self.state.is_tunnel.load(Ordering::Relaxed);
+        if !is_exchange || self.frames.is_some() {
+            return Poll::Ready(());
+        }
+        let deadline = *self.half_closed.get_or_insert_with(Instant::now) + HALF_CLOSED;
+        self.poll_sleep(deadline, cx)
+    }
+
+    /// Ready at this time.
+    fn poll_sleep(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if sleep.deadline() != deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        sleep.as_mut().poll(cx)
+    }
+
     /// Notes the result of a write. A client that takes nothing for too long ends the connection.
     fn after_write(
         &mut self,
@@ -270,6 +297,9 @@ impl<T: AsyncRead> ClientStream<T> {
         self.forget_head();
         if let Poll::Ready(written) = polled {
             self.stalled_since = None;
+            if let Some(half_closed) = &mut self.half_closed {
+                *half_closed = Instant::now();
+            }
             if self.frames.is_some() {
                 self.state.note_write();
             }
@@ -295,11 +325,7 @@ impl<T: AsyncRead> ClientStream<T> {
     /// Ready once the client has not read for too long.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let deadline = *self.stalled_since.get_or_insert_with(Instant::now) + self.timeouts.idle;
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        if sleep.deadline() != deadline {
-            sleep.as_mut().reset(deadline);
-        }
-        sleep.as_mut().poll(cx)
+        self.poll_sleep(deadline, cx)
     }
 }
 
@@ -330,6 +356,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientStream<T> {
         if let Poll::Ready(read) = Pin::new(&mut this.io).poll_read(cx, buf) {
             this.head_begun |= buf.filled().len() > before && !this.state.is_active();
             track_frames(this.frames.as_deref_mut(), &buf.filled()[before..])?;
+            if read.is_ok() && buf.filled().len() == before && buf.remaining() > 0 {
+                ready!(this.poll_half_closed(cx));
+            }
             return Poll::Ready(read);
         }
         match &mut this.frames {
@@ -409,6 +438,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
         }
     }
 }
+
+/// How long a response may pause for a client that has closed its side of the connection.
+const HALF_CLOSED: Duration = Duration::from_secs(3);
 
 /// How long a client that was rejected in the middle of its upload may take to read the response
 /// and stop sending.

@@ -45,6 +45,7 @@ mod people;
 mod personal_tokens;
 mod providers;
 mod proxy_protocol;
+mod rare;
 mod redirects;
 mod reload;
 mod renewal;
