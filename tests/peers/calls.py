@@ -83,7 +83,7 @@ def call(question):
     metadata = tuple(question.get("metadata", {}).items())
     options = {"metadata": metadata, "timeout": question.get("timeout", 20)}
     text = {"request_serializer": str.encode, "response_deserializer": bytes.decode}
-    path, answered, trailers = f"/{SERVICE}/{kind}", [], {}
+    path, answered, trailers = f"/{question.get('service', SERVICE)}/{kind}", [], {}
     limits = [("grpc.max_metadata_size", 64 * 1024), ("grpc.enable_http_proxy", 0)]
     with grpc.insecure_channel(question["address"], options=limits) as channel:
         try:
