@@ -14,7 +14,7 @@ use crate::gateway::Snapshot;
 use crate::identity::session_store::SessionStore;
 use crate::identity::{Accounts, Policy};
 use crate::redis::Redis;
-use crate::store::{GATEWAY_TIMEOUT, Store, StoreError, StoreSettings};
+use crate::store::{CommandEvent, GATEWAY_TIMEOUT, Store, StoreError, StoreSettings};
 use crate::telemetry::metrics::Metrics;
 use crate::token::install_crypto;
 
@@ -25,6 +25,43 @@ pub(super) struct Issuer {
     pub(super) sessions: SessionStore,
     pub(super) accounts: Accounts,
     pub(super) now: u64,
+}
+
+impl Issuer {
+    /// Leaves an audit event for the log of a gateway: what was just done to an account.
+    pub(super) async fn record(&self, event: &str, account: &str) -> Result<(), Failure> {
+        self.record_for(event, account, 1).await
+    }
+
+    /// The same for what was done to several accounts at once.
+    pub(super) async fn record_several(&self, event: &str, accounts: usize) -> Result<(), Failure> {
+        self.record_for(event, "", i64::try_from(accounts).unwrap_or(i64::MAX)).await
+    }
+
+    async fn record_for(&self, event: &str, account: &str, accounts: i64) -> Result<(), Failure> {
+        let event = CommandEvent {
+            done_at: Clock::system().unix_seconds().cast_signed(),
+            event: event.to_owned(),
+            account: account.to_owned(),
+            accounts,
+            uid: user_of_machine().into(),
+        };
+        self.store.add_command_event(&event).await.map_err(|error| {
+            Failure::Other(format!(
+                "it is done, but no log will say so (`{}`): {error}",
+                event.event
+            ))
+        })
+    }
+}
+
+/// The user who logged in to the machine, also behind `sudo`; if the system does not know, the user
+/// that the command runs as.
+fn user_of_machine() -> u32 {
+    // Linux keeps it for its audit log; the highest number means none.
+    let login = std::fs::read_to_string("/proc/self/loginuid").ok();
+    let login = login.and_then(|text| text.trim().parse().ok()).filter(|uid| *uid != u32::MAX);
+    login.unwrap_or_else(|| rustix::process::getuid().as_raw())
 }
 
 /// How a command uses the store.

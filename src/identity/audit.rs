@@ -2,7 +2,10 @@
 //! level.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
+use super::bodies::time;
+use crate::store::{CommandEvent, Store};
 use crate::telemetry::log::AUDIT;
 
 /// Writes an event. `account` is an id, or empty if there is none; `reason` is one word.
@@ -17,3 +20,37 @@ pub(super) fn record(event: &'static str, client: IpAddr, account: &str, reason:
 pub(super) fn from_provider(event: &'static str, account: &str, login: &str, sid: &str) {
     tracing::info!(target: AUDIT, { account, login, sid }, "{event}");
 }
+
+/// Writes what commands do to accounts, until the future is dropped. Commands leave it in the store.
+pub(super) async fn follow_commands(store: &Store) {
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut is_behind = false;
+    loop {
+        looks.tick().await;
+        match store.take_command_events().await {
+            Ok(events) => {
+                is_behind = false;
+                events.iter().for_each(from_command);
+            }
+            Err(error) if !is_behind => {
+                is_behind = true;
+                tracing::warn!(cause = %error, "what commands do to accounts cannot be read from the store; it is logged later");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+fn from_command(done: &CommandEvent) {
+    let CommandEvent { done_at, event, account, accounts, uid } = done;
+    let at = time(*done_at);
+    if account.is_empty() {
+        tracing::info!(target: AUDIT, { accounts, uid, at }, "{event}");
+    } else {
+        tracing::info!(target: AUDIT, { account, uid, at }, "{event}");
+    }
+}
+
+/// How often to look for what commands did.
+const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -204,8 +204,8 @@ impl Identity {
     }
 
     /// Follows changes that other processes make to the keys, makes the next key in time, sends
-    /// mail, asks providers about sessions and deletes expired data, until the future is dropped. `policy` returns the current
-    /// policy. Through `presence`, commands that make a key learn which keys this process knows.
+    /// mail, asks providers about sessions, logs what commands do and deletes expired data, until the future is dropped.
+    /// `policy` returns the current policy. Through `presence`, commands that make a key learn which keys this process knows.
     pub async fn tend(
         self: Arc<Self>,
         policy: impl Fn() -> Option<Arc<Policy>>,
@@ -214,7 +214,8 @@ impl Identity {
         tokio::join!(
             self.look_after(&policy, presence.as_deref()),
             Arc::clone(&self.outbox).deliver(&policy),
-            Arc::clone(&self).recheck(&policy)
+            Arc::clone(&self).recheck(&policy),
+            audit::follow_commands(&self.store)
         );
     }
 

@@ -256,7 +256,7 @@ use Kind::{BigInt, SmallInt, Text};
 
 /// What lasts, in an order in which each row comes after those that it refers to. Which replicas
 /// run, and what limits have counted, stays behind.
-const TABLES: [Table; 14] = [
+const TABLES: [Table; 15] = [
     Table { name: "facts", key: 1, columns: &[("name", Text), ("value", Text)] },
     Table {
         name: "accounts",
@@ -404,6 +404,18 @@ const TABLES: [Table; 14] = [
             ("revoked_at", BigInt),
             ("seq", BigInt),
             ("noted_at", BigInt),
+        ],
+    },
+    Table {
+        name: "command_events",
+        key: 1,
+        columns: &[
+            ("id", Text),
+            ("done_at", BigInt),
+            ("event", Text),
+            ("account", Text),
+            ("accounts", BigInt),
+            ("uid", BigInt),
         ],
     },
 ];

@@ -13,6 +13,7 @@
 
 mod accounts;
 mod ahead;
+mod command_events;
 mod connections;
 mod copy;
 mod counters;
@@ -53,6 +54,7 @@ use uuid::Uuid;
 pub use self::accounts::{AccountChange, AccountRow};
 use self::ahead::Ahead;
 pub use self::ahead::LOWERED;
+pub use self::command_events::CommandEvent;
 use self::connections::Connections;
 pub use self::copy::{CopyError, copy};
 pub use self::counters::SharedCounters;

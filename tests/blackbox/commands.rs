@@ -569,3 +569,67 @@ async fn login_times_do_not_reveal_imported_accounts() {
         .await
         .expect("an unknown address takes as long as a known one");
 }
+
+/// What an operator does is found where everything else is: in the log of the gateway.
+#[tokio::test]
+async fn commands_leave_audit_events_in_the_log() {
+    let gateway = Gateway::start(&open("totp = true")).await;
+    let ann = "ann@example.com";
+    let said = done(&gateway, &["user", "add", ann, "--password-stdin"], PASSWORD);
+    let id = said.split('`').nth(1).unwrap().to_owned();
+    let mark = gateway.log().mark();
+    for command in [
+        &["set-roles", ann, "admin"][..],
+        &["set-name", ann, "Ann"],
+        &["disable", ann],
+        &["enable", ann],
+        &["end-sessions", ann],
+        &["reset-link", ann],
+        &["token", "add", ann, "--name", "backup"],
+        &["token", "revoke", ann, "backup"],
+        &["remove-totp", ann],
+        &["set-email", ann, "eve@example.com"],
+        &["end-sessions", "--all"],
+        &["delete", "eve@example.com", "--yes"],
+    ] {
+        let (code, _, error) = portcullis(&gateway, &[&["user"], command].concat(), "");
+        assert_eq!(code, 0, "{command:?}: {error}");
+    }
+    let is = |line: &Value, message: &str| line["message"] == message;
+    let last = gateway.log().after(mark, "deletion", |line| is(line, "account_deleted")).await;
+    let mut members: Vec<&String> = last.as_object().unwrap().keys().collect();
+    members.sort();
+    assert_eq!(members, ["account", "at", "level", "message", "timestamp", "uid"], "{last}");
+    assert_eq!(
+        (last["account"].as_str(), last["level"].as_str()),
+        (Some(id.as_str()), Some("info"))
+    );
+    assert!(last["uid"].is_u64() && last["at"].as_str().unwrap().ends_with('Z'), "{last}");
+    let lines = gateway.log().lines();
+    let events: Vec<&str> = lines
+        .iter()
+        .filter(|line| line["uid"].is_u64())
+        .map(|line| line["message"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        events,
+        [
+            "registered",
+            "roles_changed",
+            "name_changed",
+            "account_disabled",
+            "account_enabled",
+            "logged_out_everywhere",
+            "password_reset_asked",
+            "token_created",
+            "token_revoked",
+            "email_changed",
+            "logged_out_everywhere",
+            "account_deleted",
+        ],
+        "a second factor that was not there was not removed"
+    );
+    let all = lines.iter().find(|line| line["accounts"] == 1 && line["account"].is_null());
+    assert!(all.is_some_and(|line| is(line, "logged_out_everywhere")), "{all:?}");
+    assert!(!lines.iter().any(|line| line["uid"].is_u64() && line.to_string().contains('@')));
+}

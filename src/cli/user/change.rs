@@ -24,6 +24,7 @@ pub(super) async fn invite(
     new.email_verified = false;
     let to = new.email.clone();
     let added = issuer.accounts.add(new, issuer.now).await.map_err(failure(email))?;
+    issuer.record("registered", &added.id).await?;
     let roles = describe_roles(&added.roles);
     if issuer.policy.mail.is_some() {
         mail(issuer, MailKind::Invite, &to).await?;
@@ -46,6 +47,7 @@ pub(super) async fn reset_link(issuer: &Issuer, email: &str) -> Result<String, F
         )));
     }
     let link = make_link(issuer, &account, HANDED_OVER).await?;
+    issuer.record("password_reset_asked", &account.id).await?;
     Ok(format!("{link}\n"))
 }
 
@@ -68,6 +70,7 @@ pub(super) async fn set_password(
             error => failure(email.as_str())(error),
         }
     })?;
+    issuer.record("password_changed", &account.id).await?;
     if issuer.policy.mail.is_some() {
         mail(issuer, MailKind::Changed, &email).await?;
     }
@@ -90,6 +93,7 @@ pub(super) async fn set_email(issuer: &Issuer, email: &str, new: &str) -> Result
             )),
             error => failure(old.as_str())(error),
         })?;
+    issuer.record("email_changed", &account.id).await?;
     if issuer.policy.mail.is_some() {
         mail(issuer, MailKind::EmailChanged, &old).await?;
     }
@@ -104,6 +108,7 @@ pub(super) async fn set_name(issuer: &Issuer, email: &str, name: &str) -> Result
         .set_name(&account.id, name.as_deref(), &issuer.policy, issuer.now)
         .await
         .map_err(failure(&account.email))?;
+    issuer.record("name_changed", &account.id).await?;
     Ok(match name {
         Some(name) => format!("{} now has the name {name}\n", account.email),
         None => format!("{} now has no name\n", account.email),
@@ -117,6 +122,7 @@ pub(super) async fn delete(issuer: &Issuer, email: &str) -> Result<String, Failu
         .delete(&account.id, &issuer.policy, issuer.now)
         .await
         .map_err(failure(&account.email))?;
+    issuer.record("account_deleted", &account.id).await?;
     Ok(format!("deleted {}, with its sessions; its tokens are revoked\n", account.email))
 }
 

@@ -64,6 +64,7 @@ pub(super) async fn import(issuer: &Issuer, path: &Path) -> Result<String, Failu
         let lines: Vec<BadLine> = places.get(index).map(taken).into_iter().collect();
         return Err(refused(&lines));
     }
+    issuer.record_several("accounts_imported", count).await?;
     let without = match without {
         0 => String::new(),
         some => {

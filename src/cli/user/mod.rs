@@ -191,34 +191,16 @@ pub(super) fn user(path: &Path, command: &Command) -> Result<(), Failure> {
         Command::Enable { email } => set_disabled(issuer, email, false).await,
         Command::EndSessions { email: None, .. } => end_all_sessions(issuer).await,
         Command::EndSessions { email: Some(email), now, .. } => {
-            let account = account_by_email(&issuer.accounts, email).await?;
-            if *now && end_sessions_now(issuer, &account.id).await? {
-                return Ok(format!(
-                    "ended every session of {}, which can log in again\n",
-                    account.email
-                ));
-            }
-            issuer
-                .accounts
-                .end_sessions(&account.id, &issuer.policy, issuer.now)
-                .await
-                .map_err(failure(&account.email))?;
-            let tokens = PersonalTokens::new(issuer.store.clone(), None);
-            let continuing = match tokens.of_account(&account.id).await?.len() {
-                0 => String::new(),
-                count => format!(
-                    "; its personal access tokens ({count}) continue, see `portcullis user token list {}`",
-                    account.email
-                ),
-            };
-            Ok(format!("ended every session of {}{continuing}\n", account.email))
+            end_sessions(issuer, email, *now).await
         }
         Command::RemoveTotp { email } => {
             let account = account_by_email(&issuer.accounts, email).await?;
-            let had = SecondFactors::new(issuer.store.clone()).remove(&account.id).await?;
-            let said =
-                if had { "removed the second factor of" } else { "there was no second factor of" };
-            Ok(format!("{said} {}\n", account.email))
+            let email = account.email;
+            if !SecondFactors::new(issuer.store.clone()).remove(&account.id).await? {
+                return Ok(format!("there was no second factor of {email}\n"));
+            }
+            issuer.record("totp_removed", &account.id).await?;
+            Ok(format!("removed the second factor of {email}\n"))
         }
         Command::Token(command) => token::token(issuer, command).await,
         Command::Import { file, .. } => import(issuer, file).await,
@@ -232,6 +214,7 @@ async fn add(issuer: &Issuer, arguments: &AddArguments) -> Result<String, Failur
     let hash = check_and_hash(issuer, &password, &new.email, new.name.as_deref())?;
     new.password = Some(hash);
     let added = issuer.accounts.add(new, issuer.now).await.map_err(failure(&arguments.email))?;
+    issuer.record("registered", &added.id).await?;
     Ok(format!(
         "added {} with {}; its tokens name it as `{}`\n",
         added.email,
@@ -281,12 +264,37 @@ async fn set_disabled(issuer: &Issuer, email: &str, disabled: bool) -> Result<St
         .set_disabled(&account.id, disabled, &issuer.policy, issuer.now)
         .await
         .map_err(failure(&account.email))?;
+    let event = if disabled { "account_disabled" } else { "account_enabled" };
+    issuer.record(event, &account.id).await?;
     let email = account.email;
     Ok(if disabled {
         format!("disabled {email}: logins are refused, and every session has ended\n")
     } else {
         format!("enabled {email}\n")
     })
+}
+
+async fn end_sessions(issuer: &Issuer, email: &str, now: bool) -> Result<String, Failure> {
+    let account = account_by_email(&issuer.accounts, email).await?;
+    let email = account.email;
+    if now && end_sessions_now(issuer, &account.id).await? {
+        issuer.record("logged_out_everywhere", &account.id).await?;
+        return Ok(format!("ended every session of {email}, which can log in again\n"));
+    }
+    issuer
+        .accounts
+        .end_sessions(&account.id, &issuer.policy, issuer.now)
+        .await
+        .map_err(failure(&email))?;
+    issuer.record("logged_out_everywhere", &account.id).await?;
+    let tokens = PersonalTokens::new(issuer.store.clone(), None);
+    let continuing = match tokens.of_account(&account.id).await?.len() {
+        0 => String::new(),
+        count => format!(
+            "; its personal access tokens ({count}) continue, see `portcullis user token list {email}`"
+        ),
+    };
+    Ok(format!("ended every session of {email}{continuing}\n"))
 }
 
 async fn end_sessions_now(issuer: &Issuer, account: &str) -> Result<bool, Failure> {
@@ -313,6 +321,7 @@ async fn end_all_sessions(issuer: &Issuer) -> Result<String, Failure> {
             },
         )?;
         count += page.len();
+        issuer.record_several("logged_out_everywhere", page.len()).await?;
         page = issuer.accounts.after(Some(last)).await?;
     }
     Ok(format!("ended every session of {}\n", accounts(count)))
@@ -330,6 +339,7 @@ async fn set_roles(issuer: &Issuer, email: &str, roles: &[String]) -> Result<Str
         .set_roles(&account.id, &roles, &issuer.policy, issuer.now)
         .await
         .map_err(failure(email))?;
+    issuer.record("roles_changed", &account.id).await?;
     Ok(format!(
         "{} now has {}; it had {}\n",
         account.email,

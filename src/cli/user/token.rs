@@ -77,6 +77,7 @@ pub(super) async fn token(issuer: &Issuer, command: &Command) -> Result<String, 
             };
             let row = row.ok_or_else(unknown)?;
             tokens.revoke(&row.id, &account.id, &issuer.policy, issuer.now).await?;
+            issuer.record("token_revoked", &account.id).await?;
             Ok(format!("revoked the token `{}` of {}\n", row.name, account.email))
         }
     }
@@ -106,6 +107,7 @@ async fn add(
             )),
             error => Failure::Other(error.to_string()),
         })?;
+    issuer.record("token_created", &account.id).await?;
     let row = &created.row;
     eprintln!(
         "made the token `{}` of {}, with {}, valid until {}; it is not shown again:",
