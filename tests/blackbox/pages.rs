@@ -394,6 +394,15 @@ async fn the_way_back_survives_a_forgotten_password() {
     let reset = post(&gateway, "/auth/password/reset", &fields).await;
     let login = format!("/auth/login?done=password{REPORTS}");
     assert_eq!((reset.status, reset.header("location")), (303, Some(&*login)));
+    // The link is used up, and so is the way on from its page.
+    for failed in
+        [page(&gateway, &path, "").await, post(&gateway, "/auth/password/reset", &fields).await]
+    {
+        let html = is_page(&failed, 400, "Error: Set a new password");
+        for kept in [forgot, "/auth/login?return_to=%2Freports"] {
+            assert!(html.contains(&format!("href=\"{kept}\"")), "{kept}: {html}");
+        }
+    }
 }
 
 const REPORTS: &str = "&return_to=%2Freports";

@@ -228,6 +228,6 @@ pub(in crate::identity) fn verify_page(filled: &Filled, policy: &Policy, mount: 
         lead: Some(words.lead.clone()),
         ways: Vec::new(),
         forms: vec![confirm, Form { look: "quiet", ..replace }],
-        links: vec![Link::to_login(filled, mount)],
+        links: vec![Link::to_login(filled, policy, mount)],
     }
 }

@@ -145,7 +145,7 @@ pub(in crate::identity) fn forgot_page(filled: &Filled, policy: &Policy, mount: 
         lead: Some(lead.clone()),
         ways: Vec::new(),
         forms,
-        links: vec![Link::to_login(filled, mount)],
+        links: vec![Link::to_login(filled, policy, mount)],
     }
 }
 
@@ -161,7 +161,7 @@ pub(in crate::identity) fn reset_page(filled: &Filled, policy: &Policy, mount: &
         lead: Some(words.reset_lead.clone()),
         ways: Vec::new(),
         forms: vec![form],
-        links: vec![Link::to_login(filled, mount)],
+        links: vec![Link::to_login(filled, policy, mount)],
     }
 }
 

@@ -226,11 +226,11 @@ impl Page {
     pub(in crate::identity) fn without_form(
         self,
         why: &Why<'_>,
-        texts: &'static Texts,
+        filled: &Filled,
         policy: &Policy,
         mount: &Mount,
     ) -> Content {
-        let title = self.content(&Filled { texts, ..Filled::default() }, policy, mount).title;
+        let (title, texts) = (self.content(filled, policy, mount).title, filled.texts);
         let mut links = Vec::new();
         if why.is_about_credentials()
             && let Some(path) = self.path()
@@ -247,13 +247,13 @@ impl Page {
                 links.push(Link {
                     before: None,
                     text: &texts.password.another_link,
-                    path: mount.path("/password/forgot"),
+                    path: filled.onwards(&mount.path("/password/forgot"), policy),
                 });
             }
             links.push(Link {
                 before: None,
                 text: &texts.login.button,
-                path: mount.path("/login"),
+                path: filled.onwards(&mount.path("/login"), policy),
             });
         }
         Content { title, lead: None, ways: Vec::new(), forms: Vec::new(), links }
@@ -327,8 +327,9 @@ impl Content {
 }
 
 impl Link {
-    pub(in crate::identity) fn to_login(filled: &Filled, mount: &Mount) -> Self {
-        Self { before: None, text: &filled.texts.login.back, path: mount.path("/login") }
+    pub(in crate::identity) fn to_login(filled: &Filled, policy: &Policy, mount: &Mount) -> Self {
+        let path = filled.onwards(&mount.path("/login"), policy);
+        Self { before: None, text: &filled.texts.login.back, path }
     }
 
     pub(in crate::identity) fn to_account(filled: &Filled, mount: &Mount) -> Self {

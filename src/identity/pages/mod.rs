@@ -162,7 +162,7 @@ pub fn refused(asked: &Asked, why: &Why<'_>, policy: &Policy, mount: &Mount) -> 
         None => (page, filled),
     };
     let mut content = if words::is_final(*page, why) {
-        page.without_form(why, texts, policy, mount)
+        page.without_form(why, filled, policy, mount)
     } else {
         page.content(filled, policy, mount)
     };
