@@ -1387,6 +1387,48 @@ fn an_issuer_not_reachable_at_its_url_causes_a_warning() {
     }
 }
 
+/// A person who comes by http to a site on https is asked for the login again and again.
+#[test]
+fn an_issuer_on_https_that_nothing_serves_causes_a_warning() {
+    let file = |server: &str, identity: &str, takes: &str| {
+        format!(
+            "{server}\n[identity]\nissuer = \"https://app.test/auth\"\n{identity}\n[[route]]\npath = \"/auth/*\"\nidentity = true\n\
+             [[route]]\npath = \"/*\"\nupstream = \"app\"\ntoken_from = [{takes}]\n[upstream.app]\nbuiltin = \"echo\"\n"
+        )
+    };
+    let warnings = |text: &str| Folder::with(text).run(&["check"]).err;
+    assert_snapshot!(warned(&file("", "refresh_reuse_interval = \"0s\"", "\"cookie\"")), @r#"
+    warning: the gateway serves http:// only, and no proxy in front of it is known: browsers that come this way keep no login
+     --> gateway.toml:3:10
+      |
+    3 | issuer = "https://app.test/auth"
+      |          ^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: set `[server] tls`, or list the proxy that terminates TLS in `trusted_proxies`; to try it out, write "http://localhost:8080/auth"
+
+    warning: two requests of a browser at the same moment end its session, and the person is logged out
+     --> gateway.toml:4:26
+      |
+    4 | refresh_reuse_interval = "0s"
+      |                          ^^^^
+      |
+      = help: remove it for the default of 10 seconds; "0s" is for clients that send one refresh at a time
+
+    warning: gateway.toml: 2 warnings
+    "#);
+    for (server, identity, takes) in [
+        ("", "refresh_reuse_interval = \"0s\"", "\"header\""),
+        ("[server]\ntrusted_proxies = [\"10.0.0.1/32\"]", "", "\"cookie\""),
+        (
+            "[server]\ntrusted_proxies = [\"10.0.0.1/32\"]",
+            "refresh_reuse_interval = \"1s\"",
+            "\"cookie\"",
+        ),
+    ] {
+        assert_eq!(warnings(&file(server, identity, takes)), "", "{server} {identity} {takes}");
+    }
+}
+
 /// The endpoints use several methods: a route that allows only some of them makes other endpoints
 /// unreachable.
 #[test]

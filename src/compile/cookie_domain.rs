@@ -121,7 +121,8 @@ impl Compiler<'_> {
     }
 }
 
-fn takes_cookies(route: &Route) -> bool {
+/// Whether browsers are logged in on a route.
+pub(super) fn takes_cookies(route: &Route) -> bool {
     matches!(route.destination, Destination::Upstream(_) | Destination::External)
         && route.guard.access != Access::Public
         && route.guard.token_from.cookie

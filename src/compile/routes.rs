@@ -101,6 +101,8 @@ impl Compiler<'_> {
         self.warn_about_routes(&table, &written);
         self.warn_about_recursive_methods(&table, &written);
         self.warn_about_mounts(&table, &written);
+        self.warn_about_plain_http(&table);
+        self.warn_about_single_use(&table);
         self.warn_about_logins(&table, &written);
         self.refuse_hidden_logins(&table, &written);
         self.refuse_redirects_to_themselves(&table, &written);

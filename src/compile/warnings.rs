@@ -8,6 +8,7 @@ use percent_encoding::percent_decode_str;
 use toml::Spanned;
 
 use super::Compiler;
+use super::cookie_domain::takes_cookies;
 use super::destination::leads_to_identity;
 use super::routes::Named;
 use crate::config::Problem;
@@ -15,6 +16,7 @@ use crate::config::file::{Route as Written, Text};
 use crate::gateway::guard::Access;
 use crate::gateway::route::{Destination, HostPattern, Route, RouteTable};
 use crate::gateway::upstream::Upstream;
+use crate::identity::policy::is_this_machine;
 use crate::identity::{Mount, endpoints};
 use crate::limit::Limit;
 
@@ -185,6 +187,52 @@ impl Compiler<'_> {
                 )
                 .related(place, "it is reachable below this path")
                 .help("write the URL of that route: its host, and its path without `/*`"),
+            );
+        }
+    }
+
+    /// Browsers that come to the gateway itself by http keep no login of an issuer on https.
+    pub(super) fn warn_about_plain_http(&mut self, table: &RouteTable) {
+        let written =
+            self.file.identity.as_ref().and_then(|section| section.get_ref().issuer.as_ref());
+        let elsewhere = |issuer: &&Text| {
+            let uri = issuer.get_ref().parse::<http::Uri>().unwrap_or_default();
+            uri.scheme_str() == Some("https") && !uri.host().is_some_and(is_this_machine)
+        };
+        let Some(issuer) = written.filter(elsewhere) else { return };
+        let server = &self.file.server;
+        // A proxy in front may terminate TLS, or ask by itself.
+        let is_behind_proxy = !server.trusted_proxies.is_empty() || self.file.verify.is_some();
+        if server.tls.is_some() || is_behind_proxy || !table.routes().iter().any(takes_cookies) {
+            return;
+        }
+        self.problems.push(
+            Problem::warning(
+                issuer.span(),
+                "the gateway serves http:// only, and no proxy in front of it is known: browsers that come this way keep no login",
+            )
+            .help(
+                "set `[server] tls`, or list the proxy that terminates TLS in `trusted_proxies`; to try it out, write \"http://localhost:8080/auth\"",
+            ),
+        );
+    }
+
+    /// Without an interval, the tabs of a browser end their own session.
+    pub(super) fn warn_about_single_use(&mut self, table: &RouteTable) {
+        let written = self.file.identity.as_ref().map(Spanned::get_ref);
+        let Some(interval) = written.and_then(|written| written.refresh_reuse_interval.as_ref())
+        else {
+            return;
+        };
+        let is_zero =
+            humantime::parse_duration(interval.get_ref()).is_ok_and(|time| time.is_zero());
+        if is_zero && table.routes().iter().any(takes_cookies) {
+            self.problems.push(
+                Problem::warning(
+                    interval.span(),
+                    "two requests of a browser at the same moment end its session, and the person is logged out",
+                )
+                .help("remove it for the default of 10 seconds; \"0s\" is for clients that send one refresh at a time"),
             );
         }
     }

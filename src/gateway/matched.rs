@@ -17,7 +17,7 @@ use super::framing::check_request;
 use super::guard::{Access, Guard};
 use super::headers::{METHOD_OVERRIDES, same_folded};
 use super::observer::Observer;
-use super::origin::origin_of;
+use super::origin::{loses_login, origin_of};
 use super::refusal::Refusal;
 use super::route::{Destination, NoRoute, Route};
 use super::second_target::{SecondTarget, SecondTargets};
@@ -319,7 +319,8 @@ impl MatchedEndpoint {
             CallerNeeded::Yes => Access::Authenticated,
         };
         let guard = Guard { access, ..route.guard.clone() };
-        let is_forbidden = endpoint.changes_something() && origin == Origin::Foreign;
+        let is_forbidden = endpoint.changes_something() && origin == Origin::Foreign
+            || endpoint.opens_session() && loses_login(&parts.headers, names);
         Ok(Self { endpoint, parameter, origin, is_forbidden, guard })
     }
 

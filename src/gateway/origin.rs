@@ -7,6 +7,7 @@ use super::scheme::Scheme;
 use super::target::{Target, same_authority};
 use super::token_names::TokenNames;
 use crate::identity::Origin;
+use crate::identity::request::{is_form, is_sent_over_http};
 
 /// Whether a request identified by its cookie was made by our own pages. This is required for
 /// requests that change state, and for upgrades, which no same-origin policy restricts.
@@ -51,6 +52,14 @@ pub fn origin_of(
             }
         }
     }
+}
+
+/// Whether a browser sent a login with a form of a page whose cookies it will not keep, although the
+/// pages of the built-in issuer are on https: the login would seem to succeed, and be asked for again.
+pub(super) fn loses_login(headers: &HeaderMap, names: &TokenNames) -> bool {
+    names.issuer.as_ref().is_some_and(|own| own.scheme == Scheme::Https)
+        && is_form(headers)
+        && is_sent_over_http(headers)
 }
 
 /// The path and query of the page that a request came from, if it is one of our own origin.

@@ -171,6 +171,11 @@ impl Endpoint {
     pub fn changes_something(&self) -> bool {
         self.method != "GET"
     }
+
+    /// Whether it opens a session.
+    pub fn opens_session(&self) -> bool {
+        matches!(self.action, Action::Login | Action::LoginWithCode | Action::Register)
+    }
 }
 
 /// Looks up the endpoint for a method and a decoded path below the mount.

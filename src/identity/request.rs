@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use super::endpoints::Endpoint;
 use super::error::{IdentityError, RequestFault};
 use super::mount::Mount;
+use super::policy::is_this_machine;
 use super::session::Device;
 use super::texts::{Texts, preferred};
 use super::{Email, Policy, pages};
@@ -100,6 +101,16 @@ pub const LONGEST_BODY: u64 = 16 * 1024;
 /// Whether a body is a form.
 pub fn is_form(headers: &HeaderMap) -> bool {
     matches!(media_type(headers), Some(MediaType::Form))
+}
+
+/// Whether a browser says that it sent this from a page on http, and not on its own machine: it does
+/// not keep our cookies then, which are `Secure`.
+pub fn is_sent_over_http(headers: &HeaderMap) -> bool {
+    let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
+    let uri = origin.and_then(|origin| origin.parse::<http::Uri>().ok());
+    uri.is_some_and(|uri| {
+        uri.scheme_str() == Some("http") && !uri.host().is_some_and(is_this_machine)
+    })
 }
 
 /// The account named in a body, for limits. Empty for an invalid address; `None` if the body has no

@@ -368,6 +368,38 @@ async fn confirming_an_address_requires_the_password() {
     assert!(html.contains("Your address is confirmed: log in."), "{html}");
 }
 
+/// A browser that came by http would not keep the cookies, and be asked for the login again.
+#[tokio::test]
+async fn a_login_that_the_browser_would_not_keep_is_explained() {
+    let gateway = Gateway::start(SITE).await;
+    register(&gateway, "ann@example.com").await;
+    let login = async |host: &str, origin: &str| {
+        let fields =
+            [("email", "ann@example.com"), ("password", PASSWORD), ("return_to", "/reports")];
+        let request = gateway
+            .request("POST", "/auth/login")
+            .host(host)
+            .header("Accept", ACCEPT)
+            .header("Content-Type", "application/x-www-form-urlencoded")
+            .header("Origin", origin);
+        request.body(encoded(&fields)).send().await
+    };
+    // With another port, the origin of the page is that of the request.
+    for host in ["app.test", "app.test:8080", "192.0.2.7:8080"] {
+        let refused = login(host, &format!("http://{host}")).await;
+        let html = refused.text();
+        assert!(refused.status == 403 && html.contains("<title>Error: Log in"), "{refused:?}");
+        assert!(
+            html.contains("begins with http") && refused.headers("set-cookie").is_empty(),
+            "{html}"
+        );
+    }
+    for host in ["localhost:8080", "127.0.0.1:8080"] {
+        let kept = login(host, &format!("http://{host}")).await;
+        assert_eq!((kept.status, kept.header("location")), (303, Some("/reports")), "{host}");
+    }
+}
+
 /// The person who has forgotten a password was on the way somewhere, and the link is opened later.
 #[tokio::test]
 async fn the_way_back_survives_a_forgotten_password() {

@@ -86,7 +86,7 @@ pub fn shown_again(
     let page = if failed.ticket.is_empty() { Page::Login } else { Page::Code };
     let filled = Filled { return_to: filled.return_to.clone(), ..failed };
     let languages = headers.get(header::ACCEPT_LANGUAGE).cloned();
-    let asked = Asked { page, filled, languages, is_form_of_browser: false };
+    let asked = Asked { page, filled, languages, is_form_of_browser: false, loses_logins: false };
     let why = Why {
         reason,
         fault: None,

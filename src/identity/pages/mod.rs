@@ -32,7 +32,7 @@ use self::words::complaints;
 pub(super) use self::words::{Complaint, no_code, notice, wrong_code};
 use super::actions::second_factor;
 use super::endpoints::Endpoint;
-use super::request::is_form;
+use super::request::{is_form, is_sent_over_http};
 use super::texts::{Language, Texts, preferred};
 use super::{Brand, Mount, Policy};
 use crate::reason::Reason;
@@ -113,6 +113,8 @@ pub struct Asked {
     languages: Option<HeaderValue>,
     /// Whether a browser sent a form, and says so.
     is_form_of_browser: bool,
+    /// Whether the browser keeps no login, because it came by http.
+    loses_logins: bool,
 }
 
 impl Asked {
@@ -125,6 +127,7 @@ impl Asked {
             filled: Filled::from_query(query, Language::English.texts()),
             languages: headers.get(header::ACCEPT_LANGUAGE).cloned(),
             is_form_of_browser: again::is_form_of_browser(method, headers),
+            loses_logins: is_sent_over_http(headers),
         })
     }
 
@@ -154,7 +157,11 @@ pub fn refused(asked: &Asked, why: &Why<'_>, policy: &Policy, mount: &Mount) -> 
     if let Some(enrolment) = why.enrolment {
         return second_factor::enrolment(enrolment, Some(why.reason), texts, policy, mount);
     }
-    let wrong = complaints(*page, why, filled);
+    let wrong = if why.reason == Reason::OriginForeign && asked.loses_logins {
+        vec![Complaint::whole(&texts.login.loses_logins)]
+    } else {
+        complaints(*page, why, filled)
+    };
     let (page, filled) = match why.ticket {
         Some(ticket) => {
             (&Page::Code, &Filled { ticket: ticket.expose().to_owned(), ..filled.clone() })

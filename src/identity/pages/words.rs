@@ -55,7 +55,7 @@ impl Complaint {
         Self { field: Some(field), text: text.into() }
     }
 
-    fn whole(text: impl Into<String>) -> Self {
+    pub(super) fn whole(text: impl Into<String>) -> Self {
         Self { field: None, text: text.into() }
     }
 }
