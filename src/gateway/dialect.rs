@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header};
 use ipnet::IpNet;
 
 use super::client::{ClientAddress, Peer, address};
-use super::headers::{FoldedNames, connection_names, fold};
+use super::headers::{FoldedNames, OwnedNames, connection_names, fold};
 use super::scheme::Scheme;
 use super::target::{Ambiguity, TargetError};
 
@@ -275,6 +275,7 @@ pub struct Askers {
     networks: Vec<IpNet>,
     names: Vec<HeaderName>,
     identity: FoldedNames,
+    owned: OwnedNames,
 }
 
 /// A trusted proxy that asks in a dialect. Only [`Askers::asker`] makes one.
@@ -296,7 +297,7 @@ pub struct Asked {
 impl Askers {
     /// Peers in these networks may ask. `names`: the identity headers of every route.
     pub fn new(networks: Vec<IpNet>, names: Vec<HeaderName>) -> Self {
-        Self { networks, identity: FoldedNames::new(&names), names }
+        Self { networks, identity: FoldedNames::new(&names), owned: OwnedNames::new(&names), names }
     }
 
     /// The identity headers of every route, and the default ones.
@@ -318,6 +319,13 @@ impl Askers {
     /// Whether a field of this name, in any spelling, is an identity header.
     pub fn own(&self, name: &HeaderName) -> bool {
         self.identity.contains(name)
+    }
+
+    /// Whether a field of this name is a reserved one in a spelling that no proxy is told to
+    /// remove. Some application would read it as the reserved one.
+    fn is_disguised(&self, name: &HeaderName) -> bool {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        !name.as_str().bytes().all(is_plain) && self.owned.contains(name)
     }
 
     /// The asking proxy, if this peer may ask and the path belongs to a dialect.
@@ -404,7 +412,7 @@ impl Asker<'_> {
             if self.askers.own(name) {
                 return Err(Flaw::Identity(name.clone(), self.dialect.removal(name)));
             }
-            if is_forwarding(name) && !read(name) {
+            if (is_forwarding(name) && !read(name)) || self.askers.is_disguised(name) {
                 return Err(Flaw::Foreign(name.clone(), self.dialect.removal(name)));
             }
         }

@@ -1,5 +1,6 @@
 //! What a written configuration depends on: the file, and the arguments of `proxy-config`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -205,21 +206,38 @@ impl Site {
     /// Regular expressions for everything that a client must not say, in lower case.
     pub fn patterns(&self) -> Vec<String> {
         let names = self.names.iter().cloned().chain(self.removed());
-        let forwarded = [
-            "x[^a-z0-9-]forwarded.*",
-            "x-forwarded[^a-z0-9-].*",
-            // All but -For and -Proto, which the proxy sets.
-            "x-forwarded-([^fp].*|p[^r].*|pre.*|f[^o].*)",
-        ];
-        names.map(|name| name.pattern()).chain(forwarded.map(str::to_owned)).collect()
+        // All but those that the proxy sets.
+        let forwarded = ["x[^a-z0-9-]forwarded.*", "x-forwarded([^-].*)?"].map(str::to_owned);
+        let others = format!("x-forwarded-({})", all_but(&["for", "proto"]));
+        names.map(|name| name.pattern()).chain(forwarded).chain([others]).collect()
     }
 
-    /// The same for Traefik, in one expression. It sets X-Real-Ip itself.
-    pub fn pattern(&self) -> String {
+    /// The same for Traefik, in one expression. It sets X-Real-Ip and more of X-Forwarded itself.
+    pub fn taken(&self) -> String {
         let removed = self.removed().into_iter().filter(|name| name.lower() != "x-real-ip");
         let names: Vec<String> =
             self.names.iter().cloned().chain(removed).map(|name| name.pattern()).collect();
-        names.join("|")
+        let own = all_but(&["for", "host", "port", "proto", "server"]);
+        format!(
+            "(?i)^(authorization|cookie|{}|x[^a-z0-9-]real[^a-z0-9]ip|x-real[^a-z0-9-]ip|x[^a-z0-9-]forwarded.*|x-forwarded([^-].*)?|x-forwarded-({own}))$",
+            names.join("|")
+        )
+    }
+
+    /// Fields that say what the request was, which nginx neither sets nor removes for another
+    /// reason.
+    pub fn unsaid(&self) -> Vec<Name> {
+        let removed = self.removed();
+        let is_set = |name: &Name| name.lower() == "x-forwarded-host" || removed.contains(name);
+        self.claims().into_iter().filter(|name| !is_set(name)).collect()
+    }
+
+    /// Spellings with `_`, which many applications read as `-`: as many as a filter of the Gateway
+    /// API may remove.
+    pub fn underscored(&self) -> Vec<String> {
+        let overrides = METHOD_OVERRIDES.iter().map(|name| Name((*name).to_owned()));
+        let names = self.names.iter().cloned().chain(overrides);
+        names.map(|name| name.variable()).take(MAX_REMOVED).collect()
     }
 
     /// The statuses of refusals other than 403, with their titles.
@@ -289,11 +307,14 @@ impl Site {
     }
 }
 
+/// The most names that `RequestHeaderModifier` may remove.
+const MAX_REMOVED: usize = 16;
+
 /// The statuses that the `[verify]` listener answers with, other than 200, 302 and 403.
 const ANSWERED: [u16; 7] = [400, 401, 404, 405, 429, 431, 503];
 
 /// Forwarding fields of other dialects, and of proxies in front of this one.
-const CLAIMS: [&str; 21] = [
+const CLAIMS: [&str; 25] = [
     "x-forwarded-uri",
     "x-forwarded-method",
     "x-forwarded-host",
@@ -303,6 +324,10 @@ const CLAIMS: [&str; 21] = [
     "x-forwarded-scheme",
     "x-forwarded-ssl",
     "x-forwarded-by",
+    "x-forwarded-user",
+    "x-forwarded-email",
+    "x-forwarded-groups",
+    "x-forwarded-preferred-username",
     "x-original-url",
     "x-original-host",
     "x-rewrite-url",
@@ -316,6 +341,29 @@ const CLAIMS: [&str; 21] = [
     "x-portcullis-proto",
     "x-portcullis-status",
 ];
+
+/// A regular expression for every text but these, which consist of lower-case letters. RE2 cannot
+/// look ahead.
+fn all_but(kept: &[&str]) -> String {
+    let mut starts: BTreeSet<&str> = BTreeSet::new();
+    for name in kept {
+        starts.extend((0..=name.len()).map(|end| &name[..end]));
+    }
+    let mut others = Vec::new();
+    for start in starts {
+        let next: BTreeSet<char> =
+            kept.iter().filter_map(|name| name.strip_prefix(start)?.chars().next()).collect();
+        if !start.is_empty() && !kept.contains(&start) {
+            others.push(start.to_owned());
+        }
+        others.push(if next.is_empty() {
+            format!("{start}.+")
+        } else {
+            format!("{start}[^{}].*", next.iter().collect::<String>())
+        });
+    }
+    others.join("|")
+}
 
 /// The address by which a proxy on the same machine reaches a listener.
 fn reachable(listener: SocketAddr) -> SocketAddr {
@@ -416,6 +464,16 @@ mod tests {
         for other in ["127.0.0.1", "::1", "app.example.com", "app_1", "1app"] {
             assert_eq!(of(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn every_other_text_matches() {
+        assert_eq!(
+            all_but(&["for", "fo"]),
+            "[^f].*|f|f[^o].*|fo[^r].*|for.+",
+            "`fo` itself is kept"
+        );
+        assert_eq!(all_but(&["a", "bc"]), "[^ab].*|a.+|b|b[^c].*|bc.+");
     }
 
     #[test]

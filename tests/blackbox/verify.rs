@@ -281,6 +281,9 @@ async fn a_question_that_is_not_the_dialects_is_refused() {
             ("X_Original_URI", "/open/"),
             ("X-Forwarded-Prefix", "/open"),
             ("X-Portcullis-Status", "200"),
+            ("X~HTTP~Method~Override", "DELETE"),
+            ("true~client~ip", "192.0.2.1"),
+            ("content_length", "4"),
             ("Content-Length", "4"),
             ("Transfer-Encoding", "chunked"),
         ] {
@@ -318,6 +321,65 @@ async fn a_question_that_is_not_the_dialects_is_refused() {
                 let asked = ask(&gateway, text.replacen("GET", method, 1).as_bytes()).await;
                 assert_eq!(asked.status, 403, "{dialect}: {method}");
             }
+        }
+    }
+}
+
+/// What a proxy could send by mistake, and what the log tells its operator to mend.
+#[tokio::test]
+async fn a_malformed_field_is_refused_and_the_log_names_its_line() {
+    let gateway = Gateway::start(FILE).await;
+    let editor = mint::token(&["editor"]);
+    let long = |letter: &str, length| letter.repeat(length);
+    for dialect in DIALECTS {
+        let good = Question::new(dialect, "/pages").bearer(&editor);
+        for (name, _) in good.own() {
+            let line = match (dialect, name) {
+                ("nginx", name) => format!("proxy_set_header {name} $"),
+                ("caddy", _) => "let no `header_up` change it".to_owned(),
+                ("traefik", _) => "`trustForwardHeader: false`".to_owned(),
+                ("envoy", "Host") => "ext_authz sends Host by itself".to_owned(),
+                ("envoy", _) => "use_remote_address: true".to_owned(),
+                _ => "use the file that `proxy-config haproxy` writes".to_owned(),
+            };
+            let values = match name {
+                "Host" | "X-Forwarded-Host" | "X-Portcullis-Host" => vec![long("a", 300)],
+                "X-Original-Method" | "X-Forwarded-Method" | "X-Portcullis-Method" => {
+                    vec!["GE T".to_owned(), long("A", 33), "GET, GET".to_owned()]
+                }
+                "X-Forwarded-For" | "X-Portcullis-Client" => {
+                    vec!["unknown".to_owned(), "192.0.2.1, x".to_owned(), long("1", 300)]
+                }
+                "X-Forwarded-Proto" | "X-Portcullis-Proto" => {
+                    vec!["ftp".to_owned(), "https, http".to_owned(), long("http", 99)]
+                }
+                // What a client sends as its target is the client's doing.
+                _ => vec![],
+            };
+            for value in values {
+                let mark = gateway.log().mark();
+                let malformed = Question { without: vec![name], ..good.clone() };
+                let response = malformed.with(name, &value).ask(&gateway).await;
+                let refusal = passed_on(&response);
+                let expected = (403, "verify_request_invalid".to_owned());
+                assert_eq!(refusal, expected, "{dialect}: {name}: {value}");
+                let told = gateway.log().after(mark, "the cause is logged", |line| {
+                    line["reason"] == "verify_request_invalid" && line["cause"].is_string()
+                });
+                let cause = told.await["cause"].as_str().unwrap().to_owned();
+                assert!(cause.starts_with(dialect) && cause.contains(&line), "{cause}");
+            }
+        }
+        for uri in ["no-slash", "*", "/a%", "/open/\u{7f}", "//", "http://wiki.test/"] {
+            let response = Question { uri: uri.into(), ..good.clone() }.ask(&gateway).await;
+            assert!(response.status >= 400, "{dialect}: {uri}: {response:?}");
+        }
+        let endless = Question { uri: format!("/{}", long("a", 70_000)), ..good.clone() };
+        assert!(endless.ask(&gateway).await.status >= 400, "{dialect}: an endless target");
+        for extra in [("Upgrade", "websocket"), ("Upgrade", "h2c"), ("Expect", "100-continue")] {
+            let question = Question::new(dialect, "/pages").with("Connection", "Upgrade");
+            let response = question.with(extra.0, extra.1).ask(&gateway).await;
+            assert!(passed_on(&response).0 >= 400, "{dialect}: {extra:?}: {response:?}");
         }
     }
 }
