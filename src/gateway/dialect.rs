@@ -84,6 +84,11 @@ impl Dialect {
         })
     }
 
+    /// Whether the proxy passes on nothing of a refusal's body.
+    pub fn drops_bodies(self) -> bool {
+        self == Self::Nginx
+    }
+
     const fn fields(self) -> Fields {
         match self {
             Self::Nginx => NGINX,
@@ -188,10 +193,11 @@ pub fn is_forwarding(name: &HeaderName) -> bool {
 
 /// The fields of the client that decide about it. Proxies that pass on only what is listed list
 /// these.
-pub const PASSED: [&str; 10] = [
+pub const PASSED: [&str; 11] = [
     "authorization",
     "cookie",
     "accept",
+    "accept-language",
     "origin",
     "sec-fetch-mode",
     "sec-fetch-site",

@@ -331,7 +331,13 @@ impl Gateway {
             Err(refusal) => {
                 exchange.refused(&refusal);
                 // What follows a body that must not be there must not be read as the next question.
-                closes |= matches!(refusal, Refusal::Verify(_));
+                let is_of_proxy = matches!(refusal, Refusal::Verify(_));
+                closes |= is_of_proxy;
+                let refusal = if is_of_proxy || dialect.is_none_or(Dialect::drops_bodies) {
+                    refusal
+                } else {
+                    exchange.explained(refusal)
+                };
                 verdict::refused(dialect, refusal, exchange.request_id())
             }
         };

@@ -9,7 +9,10 @@ local identity = {
   "{{ name.lower() }}",
 {%- endfor %}
 }
-local kept = { "location", "www-authenticate", "retry-after", "cache-control", "content-type", "allow" }
+local kept = {
+  "location", "www-authenticate", "retry-after", "cache-control", "content-type", "allow",
+  "content-language", "content-security-policy", "x-content-type-options", "referrer-policy", "vary",
+}
 
 core.register_action("portcullis", { "http-req" }, function(txn)
   local received, ask = txn.http:req_get_headers(), {}
