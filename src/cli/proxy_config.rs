@@ -22,9 +22,14 @@ pub(super) struct Arguments {
     /// Not for gateway-api, where the Gateway has the listener.
     #[arg(long, value_name = "ADDRESS", value_parser = listen)]
     listen: Option<SocketAddr>,
-    /// The URL of the application: http://HOST:PORT, for gateway-api http://SERVICE:PORT.
+    /// The URL of the application: http://HOST:PORT or https://NAME:PORT, for gateway-api
+    /// http://SERVICE:PORT.
     #[arg(long, value_name = "URL")]
     upstream: String,
+    /// The certificates that an application with https is verified with, as PEM. Default: the
+    /// file in which Debian keeps those of the system.
+    #[arg(long, value_name = "FILE")]
+    upstream_ca: Option<PathBuf>,
     /// A host that the proxy serves; may be repeated. Default: the hosts of the external routes.
     #[arg(long = "host", value_name = "HOST")]
     hosts: Vec<String>,
@@ -55,6 +60,7 @@ pub(super) fn proxy_config(path: &Path, arguments: &Arguments) -> Result<(), Fai
     let request = Request {
         listen,
         upstream: arguments.upstream.clone(),
+        upstream_ca: arguments.upstream_ca.as_deref().map(absolute).transpose()?,
         hosts: arguments.hosts.clone(),
         verify: arguments.verify,
     };
@@ -71,6 +77,13 @@ pub(super) fn proxy_config(path: &Path, arguments: &Arguments) -> Result<(), Fai
     let names = write(folder, &render(dialect, &site))?;
     let (folder, command) = (quoted(folder), start_command(dialect));
     print(&format!("wrote {names}\nstart it: cd {folder} && {command}\n"))
+}
+
+/// The path from every folder: the proxy runs in another one.
+fn absolute(path: &Path) -> Result<String, Failure> {
+    let whole = fs::canonicalize(path)
+        .map_err(|error| Failure::Other(format!("cannot read {}: {error}", path.display())))?;
+    Ok(whole.display().to_string())
 }
 
 /// Writes the files, and returns their paths in words.

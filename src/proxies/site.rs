@@ -19,6 +19,8 @@ pub struct Request {
     pub listen: SocketAddr,
     /// The URL of the application.
     pub upstream: String,
+    /// The certificates that an application with `https` is verified with: a path.
+    pub upstream_ca: Option<String>,
     /// The hosts that it serves; empty: those of the external routes.
     pub hosts: Vec<String>,
     /// Where it reaches the `[verify]` listener; `None`: at the address of the file.
@@ -42,9 +44,22 @@ pub enum Unwritable {
     Host(String),
     /// Not a URL of an application.
     #[error(
-        "`{0}` is not the URL of an application: write http://HOST:PORT, without a path (for https://, change what was written)"
+        "`{0}` is not the URL of an application: write http://HOST:PORT or https://HOST:PORT, without a path"
     )]
     Upstream(String),
+    /// A certificate that not every proxy can verify.
+    #[error(
+        "`{0}` is an address: with https, give the application by a name in its certificate, which is what proxies verify"
+    )]
+    Address(String),
+    /// An application outside the cluster.
+    #[error(
+        "`{0}` is not a Service, and only Envoy Gateway has another kind of backend: write http://NAME:PORT or http://NAME.NAMESPACE:PORT"
+    )]
+    Elsewhere(String),
+    /// A path that cannot be written into every configuration.
+    #[error("the path `{0}` has a character that not every configuration can hold: rename it")]
+    Ca(String),
     /// A name that not every proxy can handle.
     #[error(
         "the identity header `{0}` has characters other than letters, digits and `-`, which proxies handle in different ways: rename it"
@@ -122,6 +137,9 @@ impl fmt::Display for Name {
     }
 }
 
+/// The system's trusted certificates, where Debian and Alpine keep them.
+const SYSTEM_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
+
 /// What a configuration contains.
 #[derive(Clone, Debug)]
 pub struct Site {
@@ -131,6 +149,8 @@ pub struct Site {
     pub verify: SocketAddr,
     /// The application.
     pub upstream: Authority,
+    /// With `https`, the certificates that it is verified with: a path.
+    pub upstream_ca: Option<String>,
     /// The hosts that it serves: names, or `*.` and a suffix; empty: every host.
     pub hosts: Vec<String>,
     /// The identity headers of all routes.
@@ -159,14 +179,29 @@ impl Site {
             }
             names.push(Name(name.as_str().to_owned()));
         }
+        let (is_https, upstream) = authority(&request.upstream)
+            .ok_or_else(|| Unwritable::Upstream(request.upstream.clone()))?;
+        if is_https && upstream.is_address() {
+            return Err(Unwritable::Address(upstream.host));
+        }
+        let ca = request.upstream_ca.as_deref().unwrap_or(SYSTEM_CA);
+        if !ca.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+=@".contains(&byte)) {
+            return Err(Unwritable::Ca(ca.to_owned()));
+        }
         Ok(Self {
             listen: request.listen,
             verify,
-            upstream: authority(&request.upstream)
-                .ok_or_else(|| Unwritable::Upstream(request.upstream.clone()))?,
+            upstream,
+            upstream_ca: is_https.then(|| ca.to_owned()),
             hosts: hosts(snapshot, &request.hosts)?,
             names,
         })
+    }
+
+    /// The URL of the application.
+    pub fn upstream_url(&self) -> String {
+        let scheme = if self.upstream_ca.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.upstream)
     }
 
     /// The application as a Service: its host is `NAME`, `NAME.NAMESPACE` or
@@ -375,11 +410,16 @@ fn reachable(listener: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listener.port())
 }
 
-/// The authority of an `http://` URL without a path.
-fn authority(url: &str) -> Option<Authority> {
+/// Whether a URL without a path is `https://`, and its authority.
+fn authority(url: &str) -> Option<(bool, Authority)> {
     let url: Uri = url.parse().ok()?;
     let has_path = url.path_and_query().is_some_and(|path| path.as_str() != "/");
-    if url.scheme_str() != Some("http") || has_path {
+    let (is_https, port) = match url.scheme_str()? {
+        "http" => (false, 80),
+        "https" => (true, 443),
+        _ => return None,
+    };
+    if has_path {
         return None;
     }
     let authority = url.authority()?;
@@ -388,7 +428,8 @@ fn authority(url: &str) -> Option<Authority> {
     if authority.as_str().contains('@') || !(is_name || bare.parse::<Ipv6Addr>().is_ok()) {
         return None;
     }
-    Some(Authority { host: bare.to_owned(), port: authority.port_u16().unwrap_or(80) })
+    let port = authority.port_u16().unwrap_or(port);
+    Some((is_https, Authority { host: bare.to_owned(), port }))
 }
 
 /// The hosts to serve: those asked for, each of which an external route must have, or those of the
@@ -433,12 +474,13 @@ mod tests {
 
     #[test]
     fn only_the_authority_of_an_application_is_taken() {
-        let of = |url: &str| authority(url).map(|authority| authority.to_string());
+        let of = |url: &str| authority(url).map(|(_, authority)| authority.to_string());
         assert_eq!(of("http://127.0.0.1:3000").as_deref(), Some("127.0.0.1:3000"));
         assert_eq!(of("http://app.internal/").as_deref(), Some("app.internal:80"));
         assert_eq!(of("http://[::1]:80").as_deref(), Some("[::1]:80"));
+        assert_eq!(of("https://app").as_deref(), Some("app:443"));
         for url in
-            ["https://app", "app:80", "http://app/x", "http://u@app", "http://a{b", "http://a;b"]
+            ["ftp://app", "app:80", "http://app/x", "http://u@app", "http://a{b", "http://a;b"]
         {
             assert_eq!(of(url), None, "{url}");
         }
@@ -451,6 +493,7 @@ mod tests {
                 listen: SocketAddr::from(([0, 0, 0, 0], 80)),
                 verify: SocketAddr::from(([127, 0, 0, 1], 9902)),
                 upstream: Authority { host: host.to_owned(), port: 80 },
+                upstream_ca: None,
                 hosts: Vec::new(),
                 names: Vec::new(),
             };

@@ -18,6 +18,7 @@ mod proxy;
 
 use std::time::Duration;
 
+use crate::harness::certificates::{self, Authority};
 use crate::harness::client::Request;
 use crate::harness::upstream::{Received, write};
 use crate::harness::{Connection, Gateway, Port, Response, Step, Upstream, mint};
@@ -213,6 +214,80 @@ async fn refusals_arrive_as_the_gateway_would_write_them() {
         assert_eq!(unknown.status, 404, "{kind}: {unknown:?}");
     })
     .await;
+}
+
+/// nginx drops the bodies of refusals, so it has none to pass on.
+#[tokio::test]
+async fn people_get_pages_and_programs_do_not() {
+    with_each(async |kind, seam| {
+        let reader = mint::token(&["reader"]);
+        let asked = |accept: &str| seam.get("/pages").bearer(&reader).header("Accept", accept);
+        let page = asked("text/html,*/*;q=0.8").header("Accept-Language", "de").send().await;
+        assert_eq!(page.status, 403, "{kind}");
+        let is_page = page.header("content-type").is_some_and(|kind| kind.starts_with("text/html"));
+        assert_eq!(is_page, kind != "nginx", "{kind}: {page:?}");
+        if is_page {
+            assert!(page.text().contains("<html lang=\"de\""), "{kind}: {}", page.text());
+            assert!(page.header("content-security-policy").is_some(), "{kind}");
+        }
+        asked("application/json").send().await.is(403, "role_missing");
+    })
+    .await;
+}
+
+/// The certificate of an application is verified by its name and its authority.
+#[tokio::test]
+async fn applications_with_https_are_verified() {
+    for kind in KINDS {
+        let Some(program) = proxy::program(kind) else { continue };
+        let application =
+            Upstream::start_tls(certificates::authority().issue(&["localhost"]).server());
+        let (application, verify) = (application.await, Port::reserve());
+        let listen = format!(
+            "[verify]\nlisten = '{}'\ntrusted_proxies = ['127.0.0.1/32']",
+            verify.address()
+        );
+        let routes = ROUTES.replace("$DESTINATION", "external = true");
+        let file = |name: &str, pem: &str| {
+            let path =
+                std::env::temp_dir().join(format!("portcullis-{}-{name}.pem", std::process::id()));
+            std::fs::write(&path, pem).unwrap();
+            path.display().to_string()
+        };
+        let gateway = Gateway::start(&format!("{listen}\n{routes}")).await;
+        let url = format!("https://localhost:{}", application.address().port());
+        let strange = Authority::new();
+        for (ca, is_trusted) in [
+            (file("own", &certificates::authority().pem), true),
+            (file("strange", &strange.pem), false),
+        ] {
+            let arguments = ["--upstream", &url, "--upstream-ca", &ca];
+            let proxy = Proxy::start_edited(kind, &program, &gateway, &arguments, &[]).await;
+            let before = application.count();
+            for attempt in 0.. {
+                let get = Request::new(proxy.address(), "GET", "/open/secure").host("wiki.test");
+                let response = get.send().await;
+                // Some listen before they know their routes.
+                if response.status == 404 && attempt < 200 {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+                assert_eq!(
+                    response.status == 200,
+                    is_trusted,
+                    "{kind}: {response:?}\n{}",
+                    proxy.errors()
+                );
+                assert!(is_trusted || response.status >= 500, "{kind}: {response:?}");
+                break;
+            }
+            assert_eq!(application.count() - before, usize::from(is_trusted), "{kind}");
+            if is_trusted {
+                assert_eq!(application.last().header("host"), Some("wiki.test"), "{kind}");
+            }
+            std::fs::remove_file(ca).unwrap();
+        }
+    }
 }
 
 #[tokio::test]

@@ -38,13 +38,28 @@ impl Proxy {
         gateway: &Gateway,
         application: SocketAddr,
     ) -> Self {
+        let url = format!("http://{application}");
+        Self::start_edited(kind, program, gateway, &["--upstream", &url], &[]).await
+    }
+
+    /// `application`: the arguments about it. Replaces texts in what is written: each has to be
+    /// there.
+    pub async fn start_edited(
+        kind: &str,
+        program: &Path,
+        gateway: &Gateway,
+        application: &[&str],
+        edits: &[(&str, &str)],
+    ) -> Self {
         let (folder, port) = (TempDir::new().unwrap(), Port::reserve());
-        let (listen, url) = (port.address().to_string(), format!("http://{application}"));
+        let listen = port.address().to_string();
         let out = folder.path().join("written").display().to_string();
-        let arguments =
-            ["proxy-config", kind, "--listen", &listen, "--upstream", &url, "--out", &out];
-        let (code, told, errors) = gateway.command(&arguments).await;
+        let fixed = ["proxy-config", kind, "--listen", &listen, "--out", &out];
+        let (code, told, errors) = gateway.command(&[&fixed, application].concat()).await;
         assert_eq!(code, 0, "{errors}");
+        for (from, to) in edits {
+            edit(Path::new(&out), from, to);
+        }
         let (_, start) = told.rsplit_once(" && ").unwrap();
         let words: Vec<&str> = start.split_whitespace().collect();
         assert_eq!(words.first(), Some(&kind), "{told}");
@@ -79,6 +94,18 @@ impl Proxy {
         let read = |name: &str| std::fs::read_to_string(self.folder.path().join(name));
         read("log").unwrap_or_default() + &read("written/error.log").unwrap_or_default()
     }
+}
+
+/// Replaces a text wherever it is in the files of a folder.
+fn edit(folder: &Path, from: &str, to: &str) {
+    let mut is_found = false;
+    for file in std::fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        is_found |= text.contains(from);
+        std::fs::write(&path, text.replace(from, to)).unwrap();
+    }
+    assert!(is_found, "nothing that is written contains {from:?}");
 }
 
 impl Drop for Proxy {
