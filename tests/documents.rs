@@ -1087,14 +1087,17 @@ fn the_guide_shows_what_is_written_for_other_proxies() {
             );
         }
     }
-    let manifests = Command::new(env!("CARGO_BIN_EXE_portcullis"))
-        .args(["proxy-config", "gateway-api", "--upstream", "http://wiki:3000", "--config"])
-        .arg(&path)
-        .output()
-        .expect("the binary runs");
-    assert!(manifests.status.success(), "{}", String::from_utf8_lossy(&manifests.stderr));
-    let text = String::from_utf8(manifests.stdout).expect("text");
-    assert!(guide.contains(&text), "the guide does not show the manifests:\n{text}");
+    for implementation in ["envoy-gateway", "external-auth", "traefik"] {
+        let manifests = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(["proxy-config", "gateway-api", "--upstream", "http://wiki:3000"])
+            .args(["--implementation", implementation, "--config"])
+            .arg(&path)
+            .output()
+            .expect("the binary runs");
+        assert!(manifests.status.success(), "{}", String::from_utf8_lossy(&manifests.stderr));
+        let text = String::from_utf8(manifests.stdout).expect("text");
+        assert!(guide.contains(&text), "the guide does not show the manifests:\n{text}");
+    }
 }
 
 // --- the deployment of several replicas

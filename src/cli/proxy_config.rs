@@ -4,14 +4,16 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::explain::Kind;
 use super::{Failure, print};
 use crate::clock::Clock;
 use crate::config::value::CreateFiles;
 use crate::process;
-use crate::proxies::{MARK, Request, Site, Written, manifests, render, start_command};
+use crate::proxies::{
+    Implementation, MARK, Request, Site, Written, manifests, render, start_command,
+};
 use crate::telemetry::metrics::Metrics;
 
 #[derive(Debug, Args)]
@@ -36,10 +38,34 @@ pub(super) struct Arguments {
     /// The address at which the proxy reaches the [verify] listener. Default: its `listen`.
     #[arg(long, value_name = "ADDRESS")]
     verify: Option<SocketAddr>,
+    /// For gateway-api: what serves the Gateway API in the cluster.
+    #[arg(long, value_name = "NAME", default_value = "envoy-gateway")]
+    implementation: Served,
     /// The folder to write to; it is created if it does not exist. gateway-api prints its manifests
     /// and needs none.
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
+}
+
+/// What serves the Gateway API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Served {
+    /// Envoy Gateway, with its SecurityPolicy.
+    EnvoyGateway,
+    /// Any with the ExternalAuth filter of HTTPRoute.
+    ExternalAuth,
+    /// Traefik, with its Middleware.
+    Traefik,
+}
+
+impl From<Served> for Implementation {
+    fn from(served: Served) -> Self {
+        match served {
+            Served::EnvoyGateway => Self::EnvoyGateway,
+            Served::ExternalAuth => Self::ExternalAuth,
+            Served::Traefik => Self::Traefik,
+        }
+    }
 }
 
 /// An address to listen on.
@@ -66,7 +92,8 @@ pub(super) fn proxy_config(path: &Path, arguments: &Arguments) -> Result<(), Fai
     };
     let site = Site::new(&snapshot, &request).map_err(|error| Failure::Other(error.to_string()))?;
     if is_cluster {
-        let manifests = manifests(&site);
+        let manifests = manifests(arguments.implementation.into(), &site)
+            .map_err(|error| Failure::Other(error.to_string()))?;
         if let Some(folder) = &arguments.out {
             write(folder, std::slice::from_ref(&manifests))?;
         }

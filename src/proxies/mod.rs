@@ -72,9 +72,46 @@ struct GatewayApi<'s> {
     service: Service<'s>,
 }
 
-/// Renders manifests for a Kubernetes cluster with Envoy Gateway.
-pub fn manifests(site: &Site) -> Written {
-    file("gateway-api.yaml", GatewayApi { site, service: site.service() }.render())
+#[derive(Template)]
+#[template(path = "external-auth.yaml", escape = "none")]
+struct ExternalAuth<'s> {
+    site: &'s Site,
+    service: Service<'s>,
+}
+
+#[derive(Template)]
+#[template(path = "traefik-middleware.yaml", escape = "none")]
+struct TraefikMiddleware<'s> {
+    site: &'s Site,
+    service: Service<'s>,
+}
+
+/// What serves the Gateway API in a Kubernetes cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Implementation {
+    /// Envoy Gateway, with its `SecurityPolicy`.
+    EnvoyGateway,
+    /// Any with the `ExternalAuth` filter of `HTTPRoute`.
+    ExternalAuth,
+    /// Traefik, with its `Middleware`.
+    Traefik,
+}
+
+/// Renders manifests for a Kubernetes cluster.
+///
+/// # Errors
+/// [`Unwritable::Elsewhere`].
+pub fn manifests(implementation: Implementation, site: &Site) -> Result<Written, Unwritable> {
+    let service = site.service();
+    if service.is_elsewhere && implementation != Implementation::EnvoyGateway {
+        return Err(Unwritable::Elsewhere(site.upstream.host.clone()));
+    }
+    let text = match implementation {
+        Implementation::EnvoyGateway => GatewayApi { site, service }.render(),
+        Implementation::ExternalAuth => ExternalAuth { site, service }.render(),
+        Implementation::Traefik => TraefikMiddleware { site, service }.render(),
+    };
+    Ok(file("gateway-api.yaml", text))
 }
 
 /// The command that starts a proxy with what was written to the working directory.
