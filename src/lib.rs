@@ -8,7 +8,7 @@
 //! | layer | modules | |
 //! |---|---|---|
 //! | 8 | [`cli`], [`process`] | compose the others; no logic |
-//! | 7 | [`compile`] | a configuration file becomes a snapshot |
+//! | 7 | [`compile`], [`attack`] | a configuration file becomes a snapshot; what a proxy that asks lets in is compared with the decision |
 //! | 6 | [`explain`], [`proxies`] | the decision for one request, described; configurations of proxies that ask |
 //! | 5 | [`server`], [`admin`] | sockets and protocols |
 //! | 4 | [`gateway`] | the request pipeline |
@@ -21,6 +21,7 @@
 //! [`compile`].
 
 pub mod admin;
+pub mod attack;
 pub mod cli;
 pub mod clock;
 pub mod coalesce;

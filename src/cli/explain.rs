@@ -188,6 +188,17 @@ fn assumed(
     let Some(json) = &arguments.claims else { return Ok(None) };
     let claims: Map<String, Value> = serde_json::from_str(json)
         .map_err(|error| Failure::Usage(format!("--claims is not a JSON object: {error}")))?;
+    assume(claims, arguments.issuer.as_deref(), snapshot, now).map(Some)
+}
+
+/// A caller with these claims, of the issuer that is named here or in the claims, or of the only
+/// one.
+pub(super) fn assume(
+    claims: Map<String, Value>,
+    issuer: Option<&str>,
+    snapshot: &Snapshot,
+    now: u64,
+) -> Result<AssumedToken, Failure> {
     let mut names: Vec<&str> =
         snapshot.issuers.iter().map(|issuer| &*issuer.settings().name).collect();
     names.sort_unstable();
@@ -195,8 +206,8 @@ fn assumed(
     let iss = claims.get("iss").and_then(Value::as_str);
     let said =
         iss.and_then(|iss| snapshot.issuers.by_iss(iss)).map(|issuer| &*issuer.settings().name);
-    let issuer = match (&arguments.issuer, names.as_slice()) {
-        (Some(issuer), _) if names.contains(&issuer.as_str()) => issuer.as_str(),
+    let issuer = match (issuer, names.as_slice()) {
+        (Some(issuer), _) if names.contains(&issuer) => issuer,
         (Some(issuer), _)
             if *issuer == *CERTIFICATE && snapshot.issuers.certificates().is_some() =>
         {
@@ -214,7 +225,7 @@ fn assumed(
         })?,
     };
     let caller = snapshot.issuers.assume(issuer, claims, now);
-    caller.map(Some).map_err(|error| {
+    caller.map_err(|error| {
         Failure::Other(format!("a token of `{issuer}` cannot have these claims: {error}"))
     })
 }

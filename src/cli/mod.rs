@@ -1,6 +1,7 @@
 //! The command line: one file per command.
 
 mod admin;
+mod attack;
 mod check;
 mod demo;
 mod documents;
@@ -75,6 +76,8 @@ enum Command {
     Explain(explain::Arguments),
     /// Write a configuration for another proxy that asks the [verify] listener.
     ProxyConfig(proxy_config::Arguments),
+    /// Attack a proxy that asks the gateway, and list what gets through.
+    Attack(attack::Arguments),
     /// Create or decode tokens.
     #[command(subcommand)]
     Token(token::Command),
@@ -194,6 +197,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::check(&config.path, &arguments),
         Command::Explain(arguments) => explain::explain(&config.path, &arguments),
         Command::ProxyConfig(arguments) => proxy_config::proxy_config(&config.path, &arguments),
+        Command::Attack(arguments) => attack::attack(&config.path, &arguments),
         Command::Token(command) => token::token(&config.path, &command),
         Command::Revoke(arguments) => revoke::revoke(&config.path, &arguments),
         Command::Stream(command) => stream::stream(&config.path, &command),
