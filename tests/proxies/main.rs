@@ -11,9 +11,12 @@
 )]
 #![expect(unreachable_pub, reason = "`pub` marks what tests use of the harness")]
 
+mod attack;
 #[path = "../blackbox/harness/mod.rs"]
 #[expect(dead_code, unused_imports, reason = "the other tests use the rest")]
 mod harness;
+mod load;
+mod manifests;
 mod proxy;
 
 use std::time::Duration;
