@@ -15,6 +15,19 @@ pub(super) fn record(event: &'static str, client: IpAddr, account: &str, reason:
     tracing::info!(target: AUDIT, { client.address = %client, account, reason }, "{event}");
 }
 
+/// Writes an event of a login: also the way of logging in, which is the name of a provider's section
+/// or `password`.
+pub(super) fn login(
+    event: &'static str,
+    client: IpAddr,
+    account: &str,
+    (login, reason): (&str, &'static str),
+) {
+    let account = Some(account).filter(|account| !account.is_empty());
+    let reason = Some(reason).filter(|reason| !reason.is_empty());
+    tracing::info!(target: AUDIT, { client.address = %client, account, login, reason }, "{event}");
+}
+
 /// Writes an event that a provider causes: about an account, the name of the provider's section, and
 /// a session.
 pub(super) fn from_provider(event: &'static str, account: &str, login: &str, sid: &str) {

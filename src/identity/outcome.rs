@@ -126,6 +126,8 @@ pub(super) struct Overview {
     pub(super) account: AccountRow,
     /// `None`: logins require no code.
     pub(super) recovery_codes_left: Option<i64>,
+    /// The names of the providers that its owner logs in at.
+    pub(super) providers: Vec<String>,
 }
 
 /// The sessions of an account, as the caller sees them.

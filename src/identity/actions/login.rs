@@ -155,7 +155,7 @@ impl Identity {
         let opened = self.sessions.open(account, (&device, keep, began), policy, now).await?;
         let opened = opened.ok_or(IdentityError::Login(NoLogin::Changed))?;
         self.metrics.login("succeeded");
-        audit::record("login_succeeded", request.client, &opened.account.id, "");
+        audit::login("login_succeeded", request.client, &opened.account.id, (PASSWORD_LOGIN, ""));
         if is_new_device {
             self.notify_of_login(&opened, &device, request, policy).await;
         }
@@ -219,7 +219,7 @@ impl Identity {
             _ => return self.metrics.login("unavailable"),
         };
         self.metrics.login(outcome);
-        audit::record("login_failed", request.client, account, reason);
+        audit::login("login_failed", request.client, account, (PASSWORD_LOGIN, reason));
     }
 
     /// Mints the tokens of a session.

@@ -46,7 +46,7 @@ impl Identity {
             Action::LogoutAll => self.logout_all(request, policy).await,
             Action::Me => self.me(request).await,
             Action::ChangeAccount => self.change_account(request, policy).await,
-            Action::Account => self.show_account(request).await,
+            Action::Account => self.show_account(request, policy).await,
             Action::DeleteAccount => self.delete_account(request, policy).await,
             Action::Export => self.export(request, policy).await,
             Action::ChangeEmail => self.change_email(request, policy).await,

@@ -52,10 +52,16 @@ impl Identity {
     }
 
     /// The page of the caller's account.
-    pub(super) async fn show_account(&self, request: &Request) -> Answered {
+    pub(super) async fn show_account(&self, request: &Request, policy: &Policy) -> Answered {
         let account = self.account_of(request).await?;
         let recovery_codes_left = self.second_factors.recovery_codes_left(&account.id).await?;
-        Ok(Outcome::Overview(Box::new(Overview { account, recovery_codes_left })))
+        let issuers = self.store.issuers_of_account(&account.id).await?;
+        let settings = policy.providers.iter().map(|provider| provider.settings());
+        let providers = settings
+            .filter(|settings| issuers.contains(&settings.issuer))
+            .map(|settings| settings.title.clone())
+            .collect();
+        Ok(Outcome::Overview(Box::new(Overview { account, recovery_codes_left, providers })))
     }
 
     /// A page with a form about the caller's account.

@@ -6,6 +6,7 @@ use super::forms::Link;
 use super::words::Complaint;
 use super::{Filled, Sheet, Site, notice, rendered};
 use crate::identity::Policy;
+use crate::identity::account_of_person::has_address;
 use crate::identity::outcome::Overview;
 use crate::identity::request::Request;
 use crate::identity::texts::{AccountTexts, filled};
@@ -35,22 +36,30 @@ pub(in crate::identity) fn page(overview: &Overview, request: &Request, policy: 
     let mount = &request.mount;
     let texts = request.texts(policy);
     let words = &texts.account;
-    let Overview { account, recovery_codes_left } = overview;
+    let Overview { account, recovery_codes_left, providers } = overview;
+    // Whoever logs in only at a provider has no password here. Name and address are the provider's,
+    // and what asks for the password is of no use.
+    let is_own = !account.password.is_empty();
+    let has_password = policy.password_login && is_own;
     let row = |label: &'static str, value: String, links: &[(&'static str, &str)]| Row {
         label,
         value,
         links: links.iter().map(|(text, path)| (*text, label, mount.path(path))).collect(),
     };
+    let name = account.name.clone().unwrap_or_else(|| words.none.clone());
+    let change = |path, may: bool| may.then_some((words.change.as_str(), path));
     let mut rows = vec![row(
         &words.name,
-        account.name.clone().unwrap_or_else(|| words.none.clone()),
-        &[(&words.change, "/account/name")],
+        name,
+        change("/account/name", is_own || account.name.is_none()).as_slice(),
     )];
-    let email: &[(&'static str, &str)] =
-        if policy.mail.is_some() { &[(&words.change, "/account/email")] } else { &[] };
-    rows.push(row(&words.email, account.email.clone(), email));
-    // Whoever logs in at a provider has no password here.
-    let has_password = policy.password_login && !account.password.is_empty();
+    let email = if has_address(account) { &account.email } else { &words.none };
+    let links = change("/account/email", is_own && policy.mail.is_some());
+    rows.push(row(&words.email, email.clone(), links.as_slice()));
+    if !providers.is_empty() {
+        let at = filled(&words.login_at, &[("name", &providers.join(", "))]);
+        rows.push(row(&words.login, at, &[]));
+    }
     if has_password {
         rows.push(row(
             &words.password,
@@ -73,11 +82,10 @@ pub(in crate::identity) fn page(overview: &Overview, request: &Request, policy: 
     }
     rows.push(row(&words.sessions, words.sessions_are.clone(), &[(&words.show, "/sessions")]));
     rows.push(row(&words.data, words.data_is.clone(), &[(&words.download, "/me/export")]));
-    rows.push(row(
-        &words.deletion,
-        words.deletion_is.clone(),
-        &[(&words.delete, "/account/delete")],
-    ));
+    if is_own {
+        let links = [(words.delete.as_str(), "/account/delete")];
+        rows.push(row(&words.deletion, words.deletion_is.clone(), &links));
+    }
     let done = Filled::from_query(request.query.as_deref(), texts).done;
     let back = Link { before: None, text: &words.back, path: "/".to_owned() };
     rendered(&OverviewPage {

@@ -93,6 +93,8 @@ texts!(
         email: String,
         password: String,
         password_is: String,
+        login: String,
+        login_at: String,
         second_factor: String,
         second_factor_on: String,
         second_factor_off: String,
@@ -254,6 +256,7 @@ texts!(
     SessionsTexts {
         title: String,
         lead: String,
+        lead_at_provider: String,
         this: String,
         when: String,
         by: String,

@@ -4,6 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use askama::Template;
 
+use crate::identity::account_of_person::has_address;
 use crate::identity::actions::personal_token::Section;
 use crate::identity::device::device;
 use crate::identity::outcome::Sessions;
@@ -11,7 +12,7 @@ use crate::identity::pages::{Complaint, Filled, Link, Sheet, Site, notice, rende
 use crate::identity::session::PASSWORD_LOGIN;
 use crate::identity::texts::{SessionsTexts, filled as filled_in};
 use crate::identity::{Mount, Policy};
-use crate::store::SessionRow;
+use crate::store::{AccountRow, SessionRow};
 
 #[derive(Template)]
 #[template(path = "pages/sessions.html")]
@@ -80,6 +81,8 @@ pub(in crate::identity) fn sessions(
             },
         }
     };
+    // Whoever logs in only at a provider has no password here.
+    let lead = if account.password.is_empty() { &words.lead_at_provider } else { &words.lead };
     let mut rows: Vec<Row> = rows.into_iter().map(row).collect();
     rows.sort_by_key(|row| !row.is_current);
     rendered(&SessionsPage {
@@ -90,12 +93,21 @@ pub(in crate::identity) fn sessions(
         sessions: rows,
         more: not_listed(more, words),
         words,
-        lead: filled_in(&words.lead, &[("who", &account.email)]),
+        lead: filled_in(lead, &[("who", who(&account))]),
         logout_all: mount.path("/logout-all"),
         tokens: Section::new(tokens, now, filled, mount),
         links: vec![Link::to_account(filled, mount)],
     })
     .leading_on(!policy.providers.is_empty())
+}
+
+/// What an account is called: some providers tell no address.
+fn who(account: &AccountRow) -> &str {
+    match &account.name {
+        Some(name) if !has_address(account) => name,
+        _ if !has_address(account) => &account.id,
+        _ => &account.email,
+    }
 }
 
 fn not_listed(more: i64, words: &SessionsTexts) -> Option<String> {
