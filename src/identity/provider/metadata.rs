@@ -29,10 +29,32 @@ pub(super) struct Known(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     good: Option<Arc<Endpoints>>,
-    /// When to read the metadata again.
-    due: Option<Instant>,
+    /// When it was last tried to read the metadata.
+    read_at: Option<Instant>,
     /// Why that failed, if it did.
     failing: Option<String>,
+}
+
+/// What the endpoints are needed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// To send a person there. They learn here that the provider is away, not from their browser:
+    /// what cannot be reached from here could not end their login either.
+    Departure,
+    /// Anything else.
+    Other,
+}
+
+impl State {
+    /// How long to wait after the last attempt.
+    fn wait(&self, need: Need) -> Duration {
+        match (need, &self.failing, &self.good) {
+            (Need::Departure, None, _) => LOOK_BEFORE_DEPARTURE,
+            (Need::Other, None, _) => READ_AGAIN,
+            (Need::Other, Some(_), Some(_)) => RETRY_WITH_GOOD,
+            (_, Some(_), _) => RETRY,
+        }
+    }
 }
 
 impl Known {
@@ -41,16 +63,12 @@ impl Known {
         &self,
         outbound: &Outbound,
         settings: &ProviderSettings,
+        need: Need,
     ) -> Result<Arc<Endpoints>, ProviderError> {
         let mut state = self.0.lock().await;
-        if state.due.is_none_or(|due| due <= Instant::now()) {
+        if state.read_at.is_none_or(|at| at.elapsed() >= state.wait(need)) {
             let read = fetch(outbound, settings).await;
-            let wait = match (&read, &state.good) {
-                (Ok(_), _) => READ_AGAIN,
-                (Err(_), Some(_)) => RETRY_WITH_GOOD,
-                (Err(_), None) => RETRY,
-            };
-            state.due = Some(Instant::now() + wait);
+            state.read_at = Some(Instant::now());
             match read {
                 Ok(endpoints) => {
                     state.good = Some(Arc::new(endpoints));
@@ -64,8 +82,9 @@ impl Known {
             }
         }
         match (&state.good, &state.failing) {
-            (Some(good), _) => Ok(Arc::clone(good)),
-            (None, cause) => Err(ProviderError::Away(cause.clone().unwrap_or_default())),
+            (Some(good), None) => Ok(Arc::clone(good)),
+            (Some(good), Some(_)) if need == Need::Other => Ok(Arc::clone(good)),
+            (_, cause) => Err(ProviderError::Away(cause.clone().unwrap_or_default())),
         }
     }
 }
@@ -91,8 +110,11 @@ async fn fetch(
 /// How often the metadata is read.
 const READ_AGAIN: Duration = Duration::from_hours(1);
 
+/// How old it may be when a person is sent to the provider.
+const LOOK_BEFORE_DEPARTURE: Duration = Duration::from_secs(10);
+
 /// How soon it is read again after a failure, if good endpoints are known.
 const RETRY_WITH_GOOD: Duration = Duration::from_mins(1);
 
-/// How soon it is read again after a failure, if none are known.
+/// How soon it is read again after a failure, if none are known or a person waits.
 const RETRY: Duration = Duration::from_secs(2);

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::flight::Flight;
-use self::metadata::Endpoints;
+use self::metadata::{Endpoints, Need};
 pub use self::person::{NotAllowed, Person};
 pub use self::tokens::{Received, SetOfTokens};
 use crate::clock::Clock;
@@ -215,14 +215,15 @@ impl Provider {
     /// The URL that a browser is sent to for a login.
     ///
     /// # Errors
-    /// The provider's metadata is not known and cannot be fetched.
+    /// The provider's metadata cannot be fetched now.
     pub async fn authorization_url(
         &self,
         flight: &Flight,
         (state, nonce, verifier): (&str, &str, &str),
         redirect_uri: &str,
     ) -> Result<String, ProviderError> {
-        let endpoints = self.endpoints().await?;
+        let endpoints =
+            self.endpoints.read(&self.outbound, &self.settings, Need::Departure).await?;
         let (scope, challenge) = (self.settings.scopes.join(" "), flight::challenge(verifier));
         let mut parameters = vec![
             ("response_type", "code"),
@@ -320,7 +321,7 @@ impl Provider {
     }
 
     async fn endpoints(&self) -> Result<Arc<Endpoints>, ProviderError> {
-        self.endpoints.read(&self.outbound, &self.settings).await
+        self.endpoints.read(&self.outbound, &self.settings, Need::Other).await
     }
 }
 
