@@ -40,11 +40,41 @@ impl Compiler<'_> {
                 );
             }
         }
-        written
-            .login
-            .iter()
-            .filter_map(|(name, written)| self.login(name, written, folder))
-            .collect()
+        let mut providers: Vec<Arc<Provider>> = Vec::new();
+        for (name, written) in &written.login {
+            let Some(provider) = self.login(name, written, folder) else { continue };
+            self.warn_about_other_roles(name, &provider, &providers);
+            providers.push(provider);
+        }
+        providers
+    }
+
+    /// Sections of one issuer lead to the same accounts.
+    fn warn_about_other_roles(
+        &mut self,
+        name: &Text,
+        provider: &Provider,
+        others: &[Arc<Provider>],
+    ) {
+        let own = provider.settings();
+        let differs = |other: &&Arc<Provider>| {
+            let other = other.settings();
+            other.issuer == own.issuer
+                && own.roles.is_some()
+                && other.roles.is_some()
+                && (&own.roles, &own.role_map, &own.default_roles)
+                    != (&other.roles, &other.role_map, &other.default_roles)
+        };
+        if let Some(other) = others.iter().find(differs) {
+            let message = format!(
+                "logins `{}` and `{}` give the same accounts different roles",
+                other.settings().name,
+                own.name
+            );
+            self.problems.push(Problem::warning(name.span(), message).help(
+                "an account has the roles of the section that was asked last: write the same `roles`, `role_map` and `default_roles` in both",
+            ));
+        }
     }
 
     fn login(&mut self, name: &Text, written: &Written, folder: &Path) -> Option<Arc<Provider>> {

@@ -69,6 +69,14 @@ impl Policy {
         self.providers.iter().find(|provider| *provider.settings().name == *name)
     }
 
+    /// The provider at which a session began: the section with this name, unless it names another
+    /// issuer now; if it was renamed, the only one with this issuer.
+    pub fn provider_of(&self, name: &str, issuer: &str) -> Option<&Arc<Provider>> {
+        let mut same = self.providers.iter().filter(|own| own.settings().issuer == issuer);
+        let named = self.provider(name).filter(|own| own.settings().issuer == issuer);
+        named.or_else(|| same.next().filter(|_| same.next().is_none()))
+    }
+
     /// Whether browsers drop the cookies of a login, because people log in without TLS and not on
     /// this machine.
     pub fn loses_logins(&self) -> bool {

@@ -49,6 +49,8 @@ pub struct SessionAtProvider {
     pub account: String,
     /// The section of the provider that it began at.
     pub idp: String,
+    /// The `iss` of the provider.
+    pub issuer: String,
 }
 
 #[derive(sqlx::FromRow)]
@@ -205,6 +207,13 @@ impl Store {
         Ok(self.write(claiming).await? == 1)
     }
 
+    /// Keeps newer tokens of a session's provider.
+    pub async fn keep_tokens(&self, session: &str, tokens: &str) -> Result<(), StoreError> {
+        let sealed = self.sealer.seal(&place(session), tokens.as_bytes())?;
+        self.write(sqlx::query(KEEP).bind(session).bind(sealed)).await?;
+        Ok(())
+    }
+
     /// Ends a claim: the provider is asked again at `due_at`, with these tokens if they are new.
     pub async fn finish_recheck(
         &self,
@@ -299,20 +308,21 @@ const INSERT_PERSON: &str = "INSERT INTO provider_people (issuer, subject, accou
 const ACCOUNT_OF_PERSON: &str = "SELECT accounts.* FROM accounts JOIN provider_people ON provider_people.account = accounts.id \
     WHERE provider_people.issuer = $1 AND provider_people.subject = $2";
 
-const TO_RECHECK: &str = "SELECT session, account, idp FROM provider_sessions WHERE due_at <= $1 AND claimed_until <= $1 \
+const TO_RECHECK: &str = "SELECT session, account, idp, issuer FROM provider_sessions WHERE due_at <= $1 AND claimed_until <= $1 \
     AND generation = (SELECT generation FROM accounts WHERE accounts.id = account AND disabled = 0) ORDER BY due_at LIMIT $2";
 
 const CLAIM: &str = "UPDATE provider_sessions SET claimed_until = $1 WHERE session = $2 AND due_at <= $3 AND claimed_until <= $3";
+
+const KEEP: &str = "UPDATE provider_sessions SET tokens = $2 WHERE session = $1";
 
 const FINISH: &str = "UPDATE provider_sessions SET claimed_until = 0, due_at = $2, tokens = COALESCE($3, tokens) WHERE session = $1";
 
 const POSTPONE: &str = "UPDATE provider_sessions SET due_at = $3 WHERE issuer = $1 AND due_at <= $2 AND claimed_until <= $2";
 
-const OF_PERSON: &str =
-    "SELECT session, account, idp FROM provider_sessions WHERE issuer = $1 AND subject = $2";
+const OF_PERSON: &str = "SELECT session, account, idp, issuer FROM provider_sessions WHERE issuer = $1 AND subject = $2";
 
 const OF_SID: &str =
-    "SELECT session, account, idp FROM provider_sessions WHERE issuer = $1 AND sid = $2";
+    "SELECT session, account, idp, issuer FROM provider_sessions WHERE issuer = $1 AND sid = $2";
 
 const PRUNE: &str = "DELETE FROM provider_sessions WHERE created_at <= $1 \
     OR generation <> (SELECT generation FROM accounts WHERE accounts.id = account)";
@@ -387,6 +397,10 @@ mod tests {
         assert_eq!(won.count(), 1);
         assert!(here.sessions_to_recheck(259, 9).await.unwrap().is_empty());
         assert!(there.claim_recheck("s", 260, 320).await.unwrap(), "the first one has died");
+        there.keep_tokens("s", "new tokens").await.unwrap();
+        let row = here.provider_session("s").await.unwrap().unwrap();
+        assert_eq!((row.tokens.as_str(), row.due_at), ("new tokens", Some(200)));
+        assert!(here.sessions_to_recheck(319, 9).await.unwrap().is_empty(), "still claimed");
         there.finish_recheck("s", Some("newer tokens"), 400).await.unwrap();
         assert!(here.sessions_to_recheck(399, 9).await.unwrap().is_empty());
         let row = here.provider_session("s").await.unwrap().unwrap();

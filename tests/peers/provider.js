@@ -5,17 +5,14 @@
 //                                                  each ID token; `assertion`: the client proves itself with `key`, in PEM
 // {"do": "person", "account", "claims", "acr"?} → who logs in from now on, and what is said about them; acr: how they prove it
 // {"do": "forget", "account"}                   → the account is disabled: refresh tokens are no longer valid
-// {"do": "down"} and {"do": "up"}               → nobody listens; they do again
-// {"do": "break", "how"}                        → the token endpoint answers "html", "large", "redirect" or "slow"; "" as before
-// {"do": "count"}                               → {"counts"}: requests by path and grant
-// What browsers do is in browser.js.
+// What its server does is in server.js, and what browsers do in browser.js.
 // {"do": "logout", "jar"}                       → {"told"}: logs out at the provider, in this browser; how many clients were told
 
 import { generateKeyPairSync, randomBytes } from "node:crypto";
-import { createServer } from "node:http";
 import * as jose from "jose";
 import { at, browser, fetchOne, jars } from "./browser.js";
 import { answer } from "./lines.js";
+import { server } from "./server.js";
 
 console.warn = () => {};
 console.info = () => {};
@@ -24,13 +21,9 @@ const { Check, base } = interactionPolicy;
 
 const random = () => randomBytes(32).toString("base64url");
 const people = new Map();
-const counts = {};
-const sockets = new Set();
 let person;
 let acr;
-let broken = "";
 let issuer;
-let port = 0;
 let told = 0;
 let made;
 
@@ -54,8 +47,10 @@ function provider({ client, large = 0, claimsInToken = large > 0 }) {
         client_id: "portcullis",
         client_secret: "secret of the client: 100 %",
         grant_types: ["authorization_code", "refresh_token"],
-        redirect_uris: ["http://app.test/auth/login/corp/callback", "http://app.test/auth/login/other/callback"],
-        post_logout_redirect_uris: ["http://app.test/auth/logout"],
+        redirect_uris: ["app.test", "app.localhost"].flatMap((host) =>
+          ["corp", "company", "other"].map((name) => `http://${host}/auth/login/${name}/callback`),
+        ),
+        post_logout_redirect_uris: ["http://app.test/auth/logout", "http://app.localhost/auth/logout"],
         backchannel_logout_uri: "http://app.test/auth/login/corp/backchannel-logout",
         backchannel_logout_session_required: true,
         ...client,
@@ -101,44 +96,21 @@ function provider({ client, large = 0, claimsInToken = large > 0 }) {
   return made;
 }
 
-const breakdowns = {
-  html: (_request, response) => response.writeHead(200, { "content-type": "text/html" }).end("<!doctype html><title>Welcome</title>"),
-  large: (_request, response) => response.writeHead(200, { "content-type": "application/json" }).end(`{"x":"${"x".repeat(10_000_000)}"}`),
-  redirect: (_request, response) => response.writeHead(307, { location: `${issuer}/elsewhere` }).end(),
-  slow: (_request, response) => {
-    response.writeHead(200, { "content-type": "application/json" });
-    const drip = setInterval(() => response.write(" "), 100);
-    response.on("close", () => clearInterval(drip));
-  },
-};
-
-async function serve(request, response) {
-  const { pathname } = new URL(request.url, issuer);
-  counts[pathname] = (counts[pathname] ?? 0) + 1;
-  if (pathname === "/token" && broken) return breakdowns[broken](request, response);
+const { listen, verbs: ofServer } = server(async (request, response, pathname) => {
   if (pathname.startsWith("/interaction/")) {
     const asked = await made.interactionDetails(request, response);
     const login = { accountId: person, acr: acr ?? asked.params.acr_values?.split(" ")[0] ?? "pwd", remember: true };
     return made.interactionFinished(request, response, { login }, { mergeWithLastSubmission: false });
   }
   return made.callback()(request, response);
-}
-
-const server = createServer((request, response) => serve(request, response).catch((error) => {
-  console.error(error);
-  response.writeHead(500).end();
-}));
-server.on("connection", (socket) => {
-  sockets.add(socket);
-  socket.on("close", () => sockets.delete(socket));
 });
-const listen = () => new Promise((resolve) => server.listen(port, "127.0.0.1", resolve));
 
 const verbs = {
   ...browser,
+  ...ofServer,
 
   serve: async (options) => {
-    if (!server.listening) await listen();
+    issuer = await listen();
     let pem;
     if (options.assertion) {
       const pair = generateKeyPairSync("ec", { namedCurve: "P-256" });
@@ -146,8 +118,6 @@ const verbs = {
       options.client = { client_secret: undefined, token_endpoint_auth_method: "private_key_jwt", token_endpoint_auth_signing_alg: "ES256", jwks: { keys: [jwk] } };
       pem = pair.privateKey.export({ type: "pkcs8", format: "pem" });
     }
-    port = server.address().port;
-    issuer = `http://127.0.0.1:${port}`;
     made = provider(options);
     return { issuer, key: pem };
   },
@@ -163,24 +133,6 @@ const verbs = {
     people.delete(account);
     return {};
   },
-
-  down: () =>
-    new Promise((resolve) => {
-      server.close(() => resolve({}));
-      for (const socket of sockets) socket.destroy();
-    }),
-
-  up: async () => {
-    await listen();
-    return {};
-  },
-
-  break: ({ how }) => {
-    broken = how;
-    return {};
-  },
-
-  count: () => ({ counts }),
 
   logout: async ({ jar: name }) => {
     told = 0;

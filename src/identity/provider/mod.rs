@@ -21,7 +21,7 @@ use std::time::Duration;
 use self::flight::Flight;
 use self::metadata::{Endpoints, Need};
 pub use self::person::{NotAllowed, Person};
-pub use self::tokens::{Received, SetOfTokens};
+pub use self::tokens::{Received, Renewed, SaidAgain, SetOfTokens};
 use crate::clock::Clock;
 use crate::config::value::{Scalar, SecretBytes};
 use crate::keys::{IssuerKeys, MetadataFault, NoMetadata, Renewal};

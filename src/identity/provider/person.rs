@@ -124,10 +124,9 @@ impl Person {
     }
 
     pub(super) fn new(said: Said<'_>, settings: &ProviderSettings) -> Result<Self, ProviderError> {
-        let subject = said
-            .subject
-            .filter(|subject| subject.len() <= LONGEST_SUBJECT)
-            .ok_or(ProviderError::Contradiction("`sub` is missing, or longer than 255 bytes"))?;
+        let subject = said.subject.filter(|subject| is_id(subject)).ok_or(
+            ProviderError::Contradiction("`sub` is missing, or is not 1 to 255 bytes of text"),
+        )?;
         let (email, email_verified) = said.email();
         let name = said.text("name").and_then(|name| account::name(name).ok().flatten());
         let (roles, overage) = match &settings.roles {
@@ -181,7 +180,7 @@ impl Person {
             sid: said
                 .id_token
                 .and_then(|token| token.text("sid"))
-                .filter(|sid| (1..=LONGEST_SUBJECT).contains(&sid.len()))
+                .filter(|sid| is_id(sid))
                 .map(str::to_owned),
             allowed,
         })
@@ -206,6 +205,11 @@ fn roles(values: Vec<String>, settings: &ProviderSettings) -> Vec<String> {
         }
     }
     found.into_iter().collect()
+}
+
+/// Whether an id of a provider can be kept: PostgreSQL has no text with NUL.
+fn is_id(text: &str) -> bool {
+    (1..=LONGEST_SUBJECT).contains(&text.len()) && !text.contains('\0')
 }
 
 /// The longest `sub` (OpenID Connect Core §2), in bytes.

@@ -41,6 +41,36 @@ pub struct Received {
     pub tokens: SetOfTokens,
 }
 
+/// What came of a refresh token. Keep its tokens before anything else: a provider may accept each
+/// refresh token once, and end the session of one that comes again.
+pub struct Renewed {
+    response: Response,
+    last_id: Option<String>,
+}
+
+/// What a provider says about a person who logged in earlier, and its tokens.
+#[derive(Debug)]
+pub struct SaidAgain {
+    /// The person. `None`: it renewed its tokens, and said nothing about them.
+    pub person: Option<Person>,
+    /// The tokens.
+    pub tokens: SetOfTokens,
+}
+
+impl Renewed {
+    /// The tokens to keep. The ID token stays the last one until the new one is verified.
+    pub fn tokens(&self) -> SetOfTokens {
+        SetOfTokens { refresh: self.response.refresh.clone(), id: self.last_id.clone() }
+    }
+}
+
+/// Omits the tokens.
+impl fmt::Debug for Renewed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Renewed").finish_non_exhaustive()
+    }
+}
+
 /// A response of the token endpoint.
 struct Response {
     access: String,
@@ -84,21 +114,35 @@ impl Provider {
         Ok(Received { person, tokens })
     }
 
-    /// Asks again about the person `subject` who logged in earlier. Without a new refresh token or
-    /// ID token, the given ones stay in use.
+    /// Exchanges a refresh token. Without a new one, the given one stays in use.
     ///
     /// # Errors
-    /// As for [`Provider::exchange`]; [`ProviderError::is_invalid_grant`]: the person may no longer
-    /// log in.
-    pub async fn ask_again(
+    /// The provider does not respond or refuses; [`ProviderError::is_invalid_grant`]: the person may
+    /// no longer log in.
+    pub async fn renew(
         &self,
-        tokens: &SetOfTokens,
-        subject: &str,
+        tokens: SetOfTokens,
         clock: &Clock,
-    ) -> Result<Received, ProviderError> {
+    ) -> Result<Renewed, ProviderError> {
         let refresh = tokens.refresh.as_deref().unwrap_or_default();
         let fields = [("grant_type", "refresh_token"), ("refresh_token", refresh)];
-        let response = self.ask(&fields, clock).await?;
+        let mut response = self.ask(&fields, clock).await?;
+        response.refresh = response.refresh.or(tokens.refresh);
+        Ok(Renewed { response, last_id: tokens.id })
+    }
+
+    /// Reads what the provider says now about the person `subject`, who logged in earlier. Without a
+    /// new ID token, the last one stays in use.
+    ///
+    /// # Errors
+    /// As for [`Provider::exchange`].
+    pub async fn ask_again(
+        &self,
+        renewed: Renewed,
+        subject: &str,
+        clock: &Clock,
+    ) -> Result<SaidAgain, ProviderError> {
+        let Renewed { response, last_id } = renewed;
         let verified = match &response.id {
             Some(token) => {
                 let belongs = IdTokenFor { nonce: None, access_token: Some(&response.access) };
@@ -110,14 +154,14 @@ impl Provider {
             return Err(ProviderError::Contradiction("the ID token is about another person"));
         }
         let userinfo = self.userinfo(&response, subject, verified.as_ref()).await?;
+        // A claim that is missing says something only where there are claims (OpenID Connect Core
+        // §12.2 does not require an ID token).
+        let says_something = verified.is_some() || !userinfo.is_empty();
         let mut said = Said::new(verified.as_ref(), &userinfo);
         said.subject = Some(subject);
-        let person = Person::new(said, self.settings())?;
-        let tokens = SetOfTokens {
-            refresh: response.refresh.or_else(|| tokens.refresh.clone()),
-            id: response.id.or_else(|| tokens.id.clone()),
-        };
-        Ok(Received { person, tokens })
+        let person = says_something.then(|| Person::new(said, self.settings())).transpose()?;
+        let tokens = SetOfTokens { refresh: response.refresh, id: response.id.or(last_id) };
+        Ok(SaidAgain { person, tokens })
     }
 
     /// Sends a form to the token endpoint, and proves who we are.

@@ -28,7 +28,8 @@ impl Identity {
         if let Err(error) = &arrived {
             let outcome = if error.is_outage() { "unavailable" } else { "failed" };
             self.metrics.login(outcome);
-            audit::record("login_failed", request.client, "", error.reason().as_str());
+            let how = (&*provider.settings().name, error.reason().as_str());
+            audit::login("login_failed", request.client, "", how);
         }
         arrived
     }
@@ -47,6 +48,7 @@ impl Identity {
         let Received { person, tokens } = received;
         if let Err(cause) = &person.allowed {
             tracing::warn!(login = &*provider.settings().name, %cause, "a person may not log in");
+            self.take_away(provider, &person, policy).await?;
             return Err(IdentityError::NotAllowed(cause.clone()));
         }
         let now = self.clock.unix_time();
@@ -83,7 +85,7 @@ impl Identity {
             self.sessions.open(&account, (&device, Keep::Lasting, began), policy, now).await?;
         let opened = opened.ok_or(IdentityError::Login(NoLogin::Changed))?;
         self.metrics.login("succeeded");
-        audit::record("login_succeeded", request.client, &account.id, "");
+        audit::login("login_succeeded", request.client, &account.id, (&settings.name, ""));
         self.tokens(opened, policy).await
     }
 
@@ -134,20 +136,47 @@ impl Identity {
             };
             let Some(known) = known else {
                 if let Some(account) = self.accounts.add_person(&whose, now).await? {
-                    audit::record("account_created", request.client, &account.id, "");
+                    audit::login(
+                        "account_created",
+                        request.client,
+                        &account.id,
+                        (&settings.name, ""),
+                    );
                     return Ok(account);
                 }
                 continue;
             };
-            let both_have_verified = person.email_verified && known.email_verified == 1;
-            if settings.link != Linking::VerifiedEmail || !both_have_verified {
+            let may_join = settings.link == Linking::VerifiedEmail
+                && person.email_verified
+                && known.email_verified == 1
+                && self.has_proved_address(&known, policy).await?;
+            if !may_join {
                 return Err(IdentityError::AccountExists);
             }
             if self.accounts.link_person(&whose, &known, now).await? {
-                audit::record("account_linked", request.client, &known.id, "");
+                audit::login("account_linked", request.client, &known.id, (&settings.name, ""));
             }
         }
         Err(AccountError::Taken.into())
+    }
+
+    /// Whether an account with a verified address owes that to us, or to providers whose word about
+    /// addresses counts: another one could have let somebody wait here for the owner of the address.
+    async fn has_proved_address(
+        &self,
+        account: &AccountRow,
+        policy: &Policy,
+    ) -> Result<bool, IdentityError> {
+        if !account.password.is_empty() {
+            return Ok(true);
+        }
+        let issuers = self.store.issuers_of_account(&account.id).await?;
+        let is_trusted = |issuer: &String| {
+            policy.providers.iter().map(|provider| provider.settings()).any(|settings| {
+                settings.issuer == *issuer && settings.link == Linking::VerifiedEmail
+            })
+        };
+        Ok(issuers.iter().all(is_trusted))
     }
 }
 

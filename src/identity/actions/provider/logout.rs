@@ -6,9 +6,10 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::{LogoutForm, asked_for};
+use crate::identity::account_of_person::AccountOfPerson;
 use crate::identity::error::{IdentityError, RequestFault};
 use crate::identity::outcome::{Answered, Outcome};
-use crate::identity::provider::{Provider, SetOfTokens};
+use crate::identity::provider::{Person, Provider, SetOfTokens};
 use crate::identity::request::Request;
 use crate::identity::{Identity, Policy, audit};
 use crate::store::{LogoutTokenRow, SessionAtProvider};
@@ -23,11 +24,7 @@ impl Identity {
         policy: &Policy,
     ) -> Result<Option<String>, IdentityError> {
         let Some(row) = self.store.provider_session(sid).await? else { return Ok(None) };
-        // Another section may have the same issuer, with another client.
-        let provider = policy.provider(&row.idp);
-        let Some(provider) = provider.filter(|own| own.settings().issuer == row.issuer) else {
-            return Ok(None);
-        };
+        let Some(provider) = policy.provider_of(&row.idp, &row.issuer) else { return Ok(None) };
         let tokens: SetOfTokens = serde_json::from_str(&row.tokens).unwrap_or_default();
         let back = format!("{}/logout", policy.issuer);
         Ok(provider.logout_url(tokens.id.as_deref(), &back).await)
@@ -92,9 +89,50 @@ impl Identity {
         event: &'static str,
         policy: &Policy,
     ) -> Result<(), IdentityError> {
-        let SessionAtProvider { session: sid, account, idp } = session;
-        self.sessions.end(sid, account, policy, self.clock.unix_time()).await?;
+        let SessionAtProvider { session: sid, account, idp, .. } = session;
+        let now = self.clock.unix_time();
+        if !matches!(self.sessions.end(sid, account, policy, now).await, Ok(true)) {
+            // Where sessions are may be away, or have lost this one. The revocation is in the
+            // database, and also ends the session for good.
+            self.sessions.revoke(sid, policy, now).await?;
+            self.store.delete_provider_session(sid).await?;
+        }
         audit::from_provider(event, account, idp, sid);
+        Ok(())
+    }
+
+    /// Takes from a person who may no longer log in at a provider what earlier logins there gave
+    /// them: their sessions, and the roles that they no longer have.
+    pub(super) async fn take_away(
+        &self,
+        provider: &Provider,
+        person: &Person,
+        policy: &Policy,
+    ) -> Result<(), IdentityError> {
+        let issuer = &provider.settings().issuer;
+        for session in self.store.sessions_of_person(issuer, &person.subject).await? {
+            // Another section of this issuer may still let them in.
+            let began_at = policy.provider_of(&session.idp, issuer);
+            if began_at.is_some_and(|own| own.settings().name == provider.settings().name) {
+                self.end_from_provider(&session, "ended_by_provider", policy).await?;
+            }
+        }
+        // Personal access tokens outlive sessions.
+        self.bring_up_to_date(provider, person, policy).await
+    }
+
+    /// Gives the account of a person who logged in earlier what the provider says now.
+    pub(super) async fn bring_up_to_date(
+        &self,
+        provider: &Provider,
+        person: &Person,
+        policy: &Policy,
+    ) -> Result<(), IdentityError> {
+        let whose = AccountOfPerson { issuer: &provider.settings().issuer, person };
+        if let Some(account) = self.accounts.of_person(&whose).await? {
+            let now = self.clock.unix_seconds();
+            self.accounts.bring_up_to_date(account, person, policy, now).await?;
+        }
         Ok(())
     }
 }

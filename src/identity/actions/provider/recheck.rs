@@ -9,9 +9,8 @@ use aws_lc_rs::rand;
 use tokio::task::JoinSet;
 
 use super::arrival::sealed_form;
-use crate::identity::account_of_person::AccountOfPerson;
 use crate::identity::error::IdentityError;
-use crate::identity::provider::{Provider, Received, SetOfTokens};
+use crate::identity::provider::{Provider, SaidAgain, SetOfTokens};
 use crate::identity::{Identity, Policy};
 use crate::store::SessionAtProvider;
 
@@ -44,23 +43,25 @@ impl Identity {
         let mut asking = JoinSet::new();
         let mut away = BTreeSet::new();
         for session in due {
-            let Some(provider) = policy.provider(&session.idp).cloned() else {
-                // The section is gone; the session lasts as long as any other.
-                self.store.finish_recheck(&session.session, None, now + WAIT).await?;
+            let provider = policy.provider_of(&session.idp, &session.issuer).cloned();
+            let Some(provider) = provider else {
+                // The section is gone or names another provider, which must not see these tokens.
+                // The session lasts as long as any other.
+                self.store.finish_recheck(&session.session, None, now + WAIT_FOR_SECTION).await?;
                 continue;
             };
-            if away.contains(&session.idp) {
+            if away.contains(&session.issuer) {
                 continue;
             }
             if asking.len() >= AT_ONCE
-                && let Some(Ok(Some(name))) = asking.join_next().await
+                && let Some(Ok(Some(issuer))) = asking.join_next().await
             {
-                away.insert(name);
+                away.insert(issuer);
             }
             let (identity, policy) = (Arc::clone(self), Arc::clone(policy));
             let work = async move {
                 let is_away = identity.recheck_one(&provider, &session, &policy).await;
-                is_away.then_some(session.idp)
+                is_away.then_some(session.issuer)
             };
             // It finishes even if the gateway stops: an answer may hold the only refresh token that
             // is still valid.
@@ -70,12 +71,9 @@ impl Identity {
         while let Some(asked) = asking.join_next().await {
             away.extend(asked.ok().flatten());
         }
-        for name in away {
-            if let Some(provider) = policy.provider(&name) {
-                // One request in a while is enough to find out that it is back.
-                let until = now + WAIT;
-                self.store.postpone_rechecks(&provider.settings().issuer, now, until).await?;
-            }
+        for issuer in away {
+            // One request in a while is enough to find out that it is back.
+            self.store.postpone_rechecks(&issuer, now, now + WAIT).await?;
         }
         Ok(())
     }
@@ -92,10 +90,13 @@ impl Identity {
             Err(IdentityError::Provider(error)) => {
                 let (login, sid) = (&*provider.settings().name, &*session.session);
                 tracing::warn!(login, sid, cause = %error, "cannot check a session at its provider; the session continues");
-                let now = self.clock.unix_seconds().cast_signed();
-                if let Err(error) =
-                    self.store.finish_recheck(&session.session, None, now + WAIT).await
-                {
+                let due_at = if error.is_outage() {
+                    self.clock.unix_seconds().cast_signed() + WAIT
+                } else {
+                    // It has responded: asking again at once would not change its mind.
+                    self.next_recheck(provider)
+                };
+                if let Err(error) = self.store.finish_recheck(sid, None, due_at).await {
                     self.store.record_failure(&error);
                 }
                 error.is_outage()
@@ -124,34 +125,29 @@ impl Identity {
         }
         // Read after the claim: another process may have received newer tokens before it.
         let Some(row) = self.store.provider_session(sid).await? else { return Ok(()) };
-        if row.issuer != provider.settings().issuer {
-            // The section names another provider now, which must not see these tokens.
-            self.store.finish_recheck(sid, None, now + WAIT).await?;
-            return Ok(());
-        }
         let tokens: SetOfTokens = serde_json::from_str(&row.tokens).unwrap_or_default();
-        let received = match provider.ask_again(&tokens, &row.subject, &self.clock).await {
-            Ok(received) => received,
+        let renewed = match provider.renew(tokens, &self.clock).await {
+            Ok(renewed) => renewed,
             Err(error) if error.is_invalid_grant() => {
                 return self.end_from_provider(session, "ended_by_provider", policy).await;
             }
             Err(error) => return Err(error.into()),
         };
-        let Received { person, tokens } = received;
-        // Soon again, in case that what follows fails.
-        self.store.finish_recheck(sid, Some(&sealed_form(&tokens)), now + WAIT).await?;
-        if let Err(cause) = &person.allowed {
-            let login = &*provider.settings().name;
-            tracing::warn!(login, sid, %cause, "a person may no longer log in");
-            // The roles follow all the same: personal access tokens outlive the session.
-            self.end_from_provider(session, "ended_by_provider", policy).await?;
+        self.store.keep_tokens(sid, &sealed_form(&renewed.tokens())).await?;
+        let SaidAgain { person, tokens } =
+            provider.ask_again(renewed, &row.subject, &self.clock).await?;
+        if let Some(person) = person {
+            match &person.allowed {
+                Ok(()) => self.bring_up_to_date(provider, &person, policy).await?,
+                Err(cause) => {
+                    let login = &*provider.settings().name;
+                    tracing::warn!(login, sid, %cause, "a person may no longer log in");
+                    return self.take_away(provider, &person, policy).await;
+                }
+            }
         }
-        let whose = AccountOfPerson { issuer: &row.issuer, person: &person };
-        if let Some(account) = self.accounts.of_person(&whose).await? {
-            let now = self.clock.unix_seconds();
-            self.accounts.bring_up_to_date(account, &person, policy, now).await?;
-        }
-        self.store.finish_recheck(sid, None, self.next_recheck(provider)).await?;
+        let due_at = self.next_recheck(provider);
+        self.store.finish_recheck(sid, Some(&sealed_form(&tokens)), due_at).await?;
         Ok(())
     }
 
@@ -179,5 +175,8 @@ const AT_ONCE: usize = 8;
 /// How long a claim holds, in seconds: longer than a provider may take to respond.
 const LEASE: i64 = 60;
 
-/// How long a session waits after an attempt that failed, in seconds.
+/// How long a session waits while its provider is away, in seconds.
 const WAIT: i64 = 15;
+
+/// How long a session waits whose provider is in no section of the file, in seconds.
+const WAIT_FOR_SECTION: i64 = 60;
