@@ -10,6 +10,7 @@ mod failure;
 mod greeting;
 mod health;
 mod http2;
+mod repeat;
 mod response;
 mod settings;
 
@@ -31,6 +32,7 @@ use self::connection::Connection;
 pub use self::failure::UpstreamFailure;
 use self::health::Health;
 use self::http2::Http2;
+use self::repeat::Repeat;
 use self::response::Held;
 pub use self::response::{Lease, UpstreamBody};
 pub use self::settings::{Application, KeepAlive, UpstreamSettings};
@@ -215,7 +217,7 @@ impl Upstream {
         }
         // A kept connection that ends now would lose a request that may not be repeated.
         while !is_alone && let Some(mut connection) = self.take_idle(worker, now) {
-            let again = repeatable(&request);
+            let again = Repeat::of(&request);
             connection.prepare(upload);
             let response = connection.sender.try_send_request(request);
             match self.exchange(response, &mut connection.timer, upload, now).await? {
@@ -223,7 +225,7 @@ impl Upstream {
                 Err(mut error) => match (error.take_message(), again) {
                     (Some(unsent), _) => request = unsent,
                     (None, Some(again)) if !connection.socket.has_received() => {
-                        request = again;
+                        request = again.into_request();
                         break;
                     }
                     (None, _) => return Err(failure(error.into_error(), upload)),
@@ -260,7 +262,7 @@ impl Upstream {
                 let patience = self.settings.connect_timeout;
                 Box::pin(http2.take_or_connect(patience, connecting)).await?
             };
-            let again = repeatable(&request);
+            let again = Repeat::of(&request);
             let response = stream.sender().try_send_request(request);
             let mut timer = IdleTimer::default();
             let exchange = self.exchange(response, &mut timer, upload, Instant::now());
@@ -280,7 +282,7 @@ impl Upstream {
                 // It never left.
                 (Some(unsent), _) if !is_last => unsent,
                 (None, Some(again)) if !is_last && http2::is_connection_lost(error.error()) => {
-                    again
+                    again.into_request()
                 }
                 _ if stream.greeting().is_missing()
                     && upload.is_none_or(|upload| upload.failure().is_none()) =>
@@ -448,18 +450,6 @@ fn no_protocol(error: std::io::Error) -> ConnectError {
 /// When the request last made progress.
 fn last_progress(begun: Instant, upload: Option<&Upload>) -> Instant {
     upload.map_or(begun, |upload| upload.last_progress().max(begun))
-}
-
-/// A copy of a request, if it may be sent twice: it has no body, and its method is idempotent.
-fn repeatable(request: &Request<ClientBody>) -> Option<Request<ClientBody>> {
-    if !request.method().is_idempotent() || !request.body().is_end_stream() {
-        return None;
-    }
-    let mut copy = Request::new(ClientBody::default());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
 }
 
 /// A broken exchange is the client's fault if its body broke off, otherwise the upstream's.
