@@ -536,14 +536,13 @@ pub(super) fn renewable<'r>(
 /// read it themselves.
 fn session_cookie<'r>(access: &AccessRequest<'r>, verifier: &Verifier<'r>) -> Option<&'r str> {
     let guard = access.guard;
-    let takes_ours = guard
-        .demands
-        .issuers
-        .as_ref()
-        .is_none_or(|issuers| issuers.iter().any(|issuer| **issuer == *NAME));
+    let takes_ours = || {
+        let issuers = guard.demands.issuers.as_ref();
+        issuers.is_none_or(|issuers| issuers.iter().any(|issuer| **issuer == *NAME))
+    };
     if !guard.token_from.cookie
         || !matches!(guard.access, Access::Authenticated | Access::Optional)
-        || !takes_ours
+        || !takes_ours()
     {
         return None;
     }

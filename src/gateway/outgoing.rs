@@ -248,7 +248,7 @@ fn strip(
     let mut to_remove = owned;
     to_remove.retain(|name| !keep(name));
     if has_connection {
-        to_remove.splice(0..0, connection_names(headers));
+        to_remove.extend(connection_names(headers));
     }
     to_remove.retain(|name| headers.remove(name).is_some());
     to_remove

@@ -284,10 +284,10 @@ impl RouteTable {
 
     /// Finds the one route for a request.
     pub fn find_route(&self, method: &Method, target: &Target) -> Result<&Route, NoRoute> {
-        let not_canonical = target.relaxed().first_beyond(Relaxations::NONE);
+        let not_canonical = || target.relaxed().first_beyond(Relaxations::NONE);
         let Some(terminal) = self.hosts(target.host()).find_map(|host| host.find(target.path()))
         else {
-            return Err(not_canonical.map_or(NoRoute::NotFound, NoRoute::Ambiguous));
+            return Err(not_canonical().map_or(NoRoute::NotFound, NoRoute::Ambiguous));
         };
         let chosen = terminal
             .routes
@@ -295,7 +295,7 @@ impl RouteTable {
             .filter_map(|&index| self.routes.get(index))
             .find(|route| route.pattern.methods.contain(method));
         let Some(route) = chosen else {
-            return Err(not_canonical.map_or_else(
+            return Err(not_canonical().map_or_else(
                 || NoRoute::Method { allow: self.allow(terminal) },
                 NoRoute::Ambiguous,
             ));

@@ -22,6 +22,11 @@ pub const DESTINATION: HeaderName = HeaderName::from_static("destination");
 /// Conditions on the state of resources.
 pub const IF: HeaderName = HeaderName::from_static("if");
 
+/// Whether it is one of the two. Each field of each request is asked about, so nothing is hashed.
+fn names_target(name: &HeaderName) -> bool {
+    matches!(name.as_str(), "destination" | "if")
+}
+
 /// The second targets of a request.
 #[derive(Debug, Default)]
 pub struct SecondTargets<'s> {
@@ -93,13 +98,12 @@ impl<'s> SecondTargets<'s> {
         first: &Target,
     ) -> Result<Option<Box<Self>>, NoSecondTarget> {
         let application = &route.destination;
-        let fields = [DESTINATION, IF];
-        let is_named = || headers.keys().any(|name| fields.contains(name));
-        if !matches!(application, Destination::Upstream(_) | Destination::External) || !is_named() {
+        let is_read = matches!(application, Destination::Upstream(_) | Destination::External);
+        if !is_read || !headers.keys().any(names_target) {
             return Ok(None);
         }
         let mut found = Self::default();
-        for field in fields {
+        for field in [DESTINATION, IF] {
             if !headers.contains_key(&field) {
                 continue;
             }
