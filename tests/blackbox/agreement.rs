@@ -164,7 +164,7 @@ fn file(choices: &mut Choices, number: usize) -> String {
     }
     if number.is_multiple_of(2) {
         text.push_str(
-            "[store]\n[identity]\nissuer = \"http://localhost/auth\"\nregistration = \"open\"\n[[route]]\nname = \"auth\"\npath = \"/auth/*\"\nidentity = true\n",
+            "[store]\n[identity]\nissuer = \"http://localhost/auth\"\nregistration = \"open\"\n[identity.login.partner]\nissuer = \"http://127.0.0.1:9\"\nclient_id = \"x\"\nclient_secret = \"y\"\ninsecure_inline_secret = true\n[[route]]\nname = \"auth\"\npath = \"/auth/*\"\nidentity = true\n",
         );
     }
     if choices.once_in(2) {
@@ -189,6 +189,10 @@ fn file(choices: &mut Choices, number: usize) -> String {
         "scopes = [\"read\"]\n",
         "claims = { tenant = [\"acme\"] }\n",
         "all_roles = [\"user\", \"admin\"]\n",
+        "acr = [\"phr\", \"mfa\"]\n",
+        "max_age = \"10m\"\n",
+        "roles = [\"user\"]\nacr = [\"mfa\"]\nmax_age = \"1h\"\n",
+        if number.is_multiple_of(2) { "login = [\"partner\", \"password\"]\n" } else { "" },
     ];
     let places = [
         "",
@@ -309,7 +313,7 @@ fn target(choices: &mut Choices, token: &str) -> String {
 /// Valid and invalid tokens.
 fn token(choices: &mut Choices) -> String {
     let now = mint::now();
-    match choices.next() % 16 {
+    match choices.next() % 20 {
         0 => "a.b.c".to_owned(),
         1 => "broken".to_owned(),
         2 => mint::claims(json!({ "exp": now - 600, "iat": now - 1_200 })),
@@ -331,6 +335,22 @@ fn token(choices: &mut Choices) -> String {
         12 => mint::claims(
             json!({ "roles": ["user", "admin"], "email": "ü, b@example.com", "email_verified": false }),
         ),
+        13..=17 => {
+            // Far from every limit: the two are asked within seconds.
+            let ago = choices.of(&[60, 1_800, 9_000]);
+            let auth_time =
+                choices.of(&[json!(now - ago), json!(now - ago), json!(null), json!("now")]);
+            let acr = choices.of(&[
+                json!("phr"),
+                json!("mfa"),
+                json!("pwd"),
+                json!(null),
+                json!(["mfa"]),
+            ]);
+            mint::claims(
+                json!({ "roles": ["user"], "acr": acr, "auth_time": auth_time, "idp": "partner" }),
+            )
+        }
         _ => mint::token(&["user"]),
     }
 }
@@ -709,5 +729,58 @@ async fn the_gateway_explain_and_tests_decide_alike() {
         asked >= 5_000 && tested > 4_000 && refused > 1_500,
         "{asked} {tested} {refused} {reasons:?}"
     );
-    assert!(reasons.len() > 24, "{reasons:?}");
+    assert!(reasons.len() > 26, "{reasons:?}");
+    for reason in ["step_up_required", "login_method"] {
+        assert!(reasons.get(reason).is_some_and(|&count| count > 5), "{reasons:?}");
+    }
+}
+
+/// Tokens of the built-in issuer say how somebody logged in, and only theirs count for `login`.
+#[tokio::test]
+async fn the_login_behind_a_token_is_explained_as_it_is_decided() {
+    let demands = [
+        ("any", "", 200, "authenticated"),
+        ("password", "login = ['password']", 200, "authorized"),
+        ("partner", "login = ['partner']", 403, "login_method"),
+        ("pwd", "acr = ['pwd']", 200, "authenticated"),
+        ("mfa", "acr = ['mfa', 'phr']", 401, "step_up_required"),
+        ("recent", "max_age = '1h'", 200, "authenticated"),
+        ("both", "acr = ['pwd']\nmax_age = '1h'\nlogin = ['password']", 200, "authorized"),
+    ];
+    let mut text = "[identity]\nissuer = 'http://localhost/auth'\nregistration = 'open'\n\
+        [identity.login.partner]\nissuer = 'http://127.0.0.1:9'\nclient_id = 'x'\nclient_secret = 'y'\ninsecure_inline_secret = true\n\
+        [[route]]\npath = '/auth/*'\nidentity = true\n"
+        .to_owned();
+    for (name, lines, status, reason) in demands {
+        write!(text, "[[route]]\npath = '/{name}'\nupstream = 'app'\nissuers = ['identity', 'corp']\n{lines}\n").unwrap();
+        // `auth_time` is a time, and a test is about no particular one.
+        write!(text, "[[test]]\nrequest = 'GET /{name}'\nissuer = 'identity'\n\
+            claims = {{ sub = 'u', idp = 'password', acr = 'pwd', auth_time = 4102444800 }}\nexpect = {{ status = {status}, reason = '{reason}' }}\n").unwrap();
+    }
+    let gateway = Gateway::start(&text).await;
+    gateway.register("ann@example.com").await;
+    let own = gateway.login("ann@example.com").await.access;
+    let foreign =
+        mint::claims(json!({ "idp": "password", "acr": "pwd", "auth_time": mint::now() }));
+    for (name, lines, status, reason) in demands {
+        for (token, is_own) in [(&own, true), (&foreign, false)] {
+            let path = format!("/{name}");
+            let response = gateway.get(&path).bearer(token).send().await;
+            let (code, printed, errors) =
+                gateway.command(&["explain", "GET", &path, "--token", token, "--json"]).await;
+            let explained: Value =
+                serde_json::from_str(&printed).unwrap_or_else(|_| panic!("{code} {errors}"));
+            assert_eq!(explained["status"], response.status, "{name} {is_own} {explained}");
+            let expected = if is_own || !lines.contains("login") {
+                (status, reason)
+            } else {
+                (403, "login_method")
+            };
+            assert_eq!(
+                (explained["status"].as_u64(), explained["reason"].as_str()),
+                (Some(expected.0), Some(expected.1)),
+                "{name} {is_own}"
+            );
+        }
+    }
 }
