@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use percent_encoding::percent_decode;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -103,13 +103,15 @@ pub fn is_form(headers: &HeaderMap) -> bool {
     matches!(media_type(headers), Some(MediaType::Form))
 }
 
-/// Whether a browser says that it sent this from a page on http, and not on its own machine: it does
-/// not keep our cookies then, which are `Secure`.
+/// Whether a browser says that it sent this from a page of this host on http, and not on its own
+/// machine: it does not keep our cookies then, which are `Secure`.
 pub fn is_sent_over_http(headers: &HeaderMap) -> bool {
-    let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
-    let uri = origin.and_then(|origin| origin.parse::<http::Uri>().ok());
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let uri = text(header::ORIGIN).and_then(|origin| origin.parse::<http::Uri>().ok());
     uri.is_some_and(|uri| {
-        uri.scheme_str() == Some("http") && !uri.host().is_some_and(is_this_machine)
+        uri.scheme_str() == Some("http")
+            && uri.authority().map(http::uri::Authority::as_str) == text(header::HOST)
+            && !uri.host().is_some_and(is_this_machine)
     })
 }
 
