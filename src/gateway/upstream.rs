@@ -225,7 +225,7 @@ impl Upstream {
                 Err(mut error) => match (error.take_message(), again) {
                     (Some(unsent), _) => request = unsent,
                     (None, Some(again)) if !connection.socket.has_received() => {
-                        request = again.into_request();
+                        request = again.rebuilt();
                         break;
                     }
                     (None, _) => return Err(failure(error.into_error(), upload)),
@@ -282,7 +282,7 @@ impl Upstream {
                 // It never left.
                 (Some(unsent), _) if !is_last => unsent,
                 (None, Some(again)) if !is_last && http2::is_connection_lost(error.error()) => {
-                    again.into_request()
+                    again.rebuilt()
                 }
                 _ if stream.greeting().is_missing()
                     && upload.is_none_or(|upload| upload.failure().is_none()) =>

@@ -29,7 +29,7 @@ impl Repeat {
     }
 
     /// The request.
-    pub(super) fn into_request(self) -> Request<ClientBody> {
+    pub(super) fn rebuilt(self) -> Request<ClientBody> {
         let mut request = Request::new(ClientBody::default());
         *request.method_mut() = self.method;
         *request.uri_mut() = self.uri;
@@ -50,7 +50,7 @@ mod tests {
         for (name, value) in [("accept", "a"), ("x-own", "1"), ("accept", "b")] {
             request.headers_mut().append(name, HeaderValue::from_static(value));
         }
-        let again = Repeat::of(&request).unwrap().into_request();
+        let again = Repeat::of(&request).unwrap().rebuilt();
         assert_eq!((again.method(), again.uri()), (request.method(), request.uri()));
         assert_eq!(again.headers(), request.headers());
         *request.method_mut() = Method::POST;
