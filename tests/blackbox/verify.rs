@@ -364,10 +364,12 @@ async fn a_malformed_field_is_refused_and_the_log_names_its_line() {
                 let expected = (403, "verify_request_invalid".to_owned());
                 assert_eq!(refusal, expected, "{dialect}: {name}: {value}");
                 let told = gateway.log().after(mark, "the cause is logged", |line| {
-                    line["reason"] == "verify_request_invalid" && line["cause"].is_string()
+                    let cause = line["cause"].as_str();
+                    line["reason"] == "verify_request_invalid"
+                        && cause.is_some_and(|cause| cause.starts_with(dialect))
                 });
                 let cause = told.await["cause"].as_str().unwrap().to_owned();
-                assert!(cause.starts_with(dialect) && cause.contains(&line), "{cause}");
+                assert!(cause.contains(&line), "{cause}");
             }
         }
         for uri in ["no-slash", "*", "/a%", "/open/\u{7f}", "//", "http://wiki.test/"] {
@@ -537,7 +539,9 @@ async fn a_navigation_is_redirected_to_the_login_of_its_own_host() {
         assert_eq!(passed_on(&script).0, 401, "{dialect}: no navigation");
         let other = Question { host: "other.test".into(), ..question };
         let other = other.ask(&gateway).await;
-        assert_eq!(passed_on(&other).0, 401, "{dialect}: its cookie would not be sent there");
+        let status = other.header("x-portcullis-status").unwrap_or("401");
+        let found = (other.status, status, other.header("location"));
+        assert_eq!(found, (401, "401", None), "{dialect}: its cookie would not be sent there");
     }
 }
 
