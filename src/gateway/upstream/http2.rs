@@ -13,11 +13,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
+use tokio_util::io::InspectReader;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::ConnectError;
 use super::failure::{MAX_HEAD, UpstreamFailure};
-use super::greeting::{Greeted, Greeting};
+use super::greeting::Greeting;
 use crate::gateway::body::ClientBody;
 use crate::gateway::watched_socket::{SocketState, WatchedSocket};
 
@@ -107,7 +108,9 @@ impl Connected {
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     ) -> Result<Self, ConnectError> {
         let greeting = Greeting::default();
-        let io = Greeted::new(WatchedSocket::new(io, SocketState::default()), greeting.clone());
+        let noted = greeting.clone();
+        let io = WatchedSocket::new(io, SocketState::default());
+        let io = InspectReader::new(io, move |bytes: &[u8]| noted.note(bytes));
         let (sender, connection) = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_max_send_streams(MAX_STREAMS)
