@@ -9,6 +9,21 @@ import struct
 import websocket
 
 CHUNK = b"x" * 65536
+# The routes in front of it.
+ROUTES = """
+[[route]]
+path = "/ws/*"
+upstream = "app"
+roles = ["user"]
+[[route]]
+path = "/app/*"
+upstream = "app"
+roles = ["user"]
+[[route]]
+path = "/public/*"
+upstream = "app"
+access = "public"
+"""
 
 
 def start():

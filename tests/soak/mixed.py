@@ -28,19 +28,7 @@ http2 = true
 [upstream.away]
 url = "http://127.0.0.1:1"
 """
-ROUTES = """
-[[route]]
-path = "/ws/*"
-upstream = "app"
-roles = ["user"]
-[[route]]
-path = "/app/*"
-upstream = "app"
-roles = ["user"]
-[[route]]
-path = "/public/*"
-upstream = "app"
-access = "public"
+ROUTES = application.ROUTES + """
 [[route]]
 path = "/away/*"
 upstream = "away"

@@ -15,20 +15,6 @@ import websocket
 from process import Process, configuration, free_port, token
 
 UPSTREAM = '[upstream.app]\nurl = "http://127.0.0.1:{port}"\n'
-ROUTES = """
-[[route]]
-path = "/ws/*"
-upstream = "app"
-roles = ["user"]
-[[route]]
-path = "/app/*"
-upstream = "app"
-roles = ["user"]
-[[route]]
-path = "/public/*"
-upstream = "app"
-access = "public"
-"""
 
 
 def replace(_minutes):
@@ -37,7 +23,7 @@ def replace(_minutes):
     with tempfile.TemporaryDirectory() as folder:
         public, admin = free_port(), free_port()
         server = 'drain_delay = "3s"\ndrain_timeout = "10s"'
-        file = configuration(folder, public, admin, server, UPSTREAM.format(port=port), ROUTES)
+        file = configuration(folder, public, admin, server, UPSTREAM.format(port=port), application.ROUTES)
         current = Process(file)
         seen = {"requests": 0, "refused connections": 0, "other failures": 0}
         slowest, causes = [0.0], set()
@@ -115,7 +101,7 @@ def tunnels(_minutes):
     most = min(10_000, (hard - 400) // 2)
     backend, port = application.start()
     with tempfile.TemporaryDirectory() as folder:
-        file = configuration(folder, server=f"[server.limits]\nmax_connections = {most + 20}", upstreams=UPSTREAM.format(port=port), routes=ROUTES)
+        file = configuration(folder, server=f"[server.limits]\nmax_connections = {most + 20}", upstreams=UPSTREAM.format(port=port), routes=application.ROUTES)
         gateway = Process(file)
         try:
             return asyncio.run(measure_tunnels(gateway, most))
