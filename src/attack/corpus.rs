@@ -108,7 +108,7 @@ impl Draft {
             hosts: None,
             target: target.to_owned(),
             what: String::new(),
-            credentials: Credentials::Nobody,
+            credentials: Credentials::None,
             decisive: Vec::new(),
             idle: Vec::new(),
             secrets: Vec::new(),
@@ -152,9 +152,9 @@ struct Spot {
     root: String,
     /// A path below it, if it has any.
     below: String,
-    /// Whether everyone gets in.
+    /// Whether a request gets in without credentials.
     is_open: bool,
-    /// Whether the token gets in, and nobody without one.
+    /// Whether a request gets in with the token, but not without.
     is_mine: bool,
 }
 
@@ -286,7 +286,7 @@ impl<'o> Corpus<'o> {
 impl Case {
     fn is_ordinary(&self) -> bool {
         let lets_in = self.expected.allow;
-        lets_in && self.secrets.is_empty() && self.credentials == Credentials::Nobody
+        lets_in && self.secrets.is_empty() && self.credentials == Credentials::None
             || lets_in && self.family == Family::Path
     }
 }
@@ -316,7 +316,7 @@ fn spot(oracle: &Oracle<'_>, route: &Route) -> Option<Spot> {
         (mount.path(""), mount.path(""))
     };
     let decide = |credentials| oracle.decide(&host, &root, HeaderMap::new(), credentials);
-    let is_open = decide(Credentials::Nobody).allow;
+    let is_open = decide(Credentials::None).allow;
     let is_mine = !is_open && oracle.token.is_some() && decide(Credentials::Token).allow;
     Some(Spot { host, root, below, is_open, is_mine })
 }

@@ -4,8 +4,8 @@
 //! application. [`sender`] sends them to one address. [`judge`] compares what happens with the
 //! decision of the gateway for the same request on the same file.
 //!
-//! Every request is a GET without effects on the application, and carries a mark that no one can
-//! guess: an application that echoes what it gets shows by it what has reached it.
+//! Every request is a GET without effects on the application, and carries a random mark:
+//! an application that echoes its requests shows by it what has reached it.
 
 mod corpus;
 mod echo;
@@ -43,7 +43,7 @@ pub enum Pointless {
     NoRoute(&'static str),
     /// A request that the gateway lets in does not get in.
     #[error(
-        "GET {target} of {host} should get in, and the answer is {answer}: start the proxy, the gateway and the application, and give the URL of the proxy"
+        "GET {target} of {host} should get in, but the answer is {answer}: check that the proxy, the gateway and the application run, and that --through is the URL of the proxy"
     )]
     Control {
         /// The host.

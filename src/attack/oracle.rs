@@ -31,8 +31,8 @@ pub struct Oracle<'s> {
 /// The credentials of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Credentials {
-    /// None.
-    Nobody,
+    /// No credentials.
+    None,
     /// The operator's token.
     Token,
 }

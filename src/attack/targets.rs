@@ -1,10 +1,10 @@
 //! Targets that one parser reads as the path of a guarded route and another one does not.
 
-/// Segments that mean "the segment above", or "this one", to somebody.
+/// Segments that some parser reads as "the segment above", or "this one".
 const DOTS: [&str; 10] =
     ["..", ".", "%2e%2e", "%2E.", ".%2e", "..;", "..;x=1", "%252e%252e", "..%00", "%c0%ae%c0%ae"];
 
-/// What separates segments, for somebody.
+/// What some parser reads as the end of a segment.
 const SLASHES: [&str; 9] = ["/", "//", "\\", "%2f", "%5c", ";/", "/;x=1/", "%252f", "/./"];
 
 /// Targets that lead from below `open` to `guarded`. Both are paths, such as `/open/x` and

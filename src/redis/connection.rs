@@ -217,8 +217,8 @@ impl Redis {
         self.gateways.known().max(replicas).unwrap_or(UNCOUNTED)
     }
 
-    /// The time on the server's clock after which nobody waits any longer for an answer to a
-    /// question that is asked now, in Unix milliseconds. It never comes while that clock is not known.
+    /// When this gateway stops waiting for the answer to a question that is asked now: the time on the
+    /// server's clock, in Unix milliseconds. It never comes while that clock is not known.
     pub(super) fn deadline(&self) -> u64 {
         match self.ahead.load(Ordering::Relaxed) {
             0 => NEVER,

@@ -24,7 +24,7 @@ impl Scripts {
         Self { beat: Script::new(BEAT), take: of(TAKE), give_back: of(GIVE_BACK) }
     }
 
-    /// `deadline`: when nobody waits for the answer any longer.
+    /// `deadline`: when the gateway stops waiting for the answer.
     async fn take(
         &self,
         budgets: &[Budget],
@@ -147,13 +147,13 @@ end
 ";
 
 /// Takes one cell of each budget, or none. Returns 1 and each TAT in two parts, or 0 and the time
-/// after which all have one. If it is too late for that, it takes nothing, because nobody would give
-/// it back.
+/// after which all have one. After the deadline, it takes nothing, because the cell would not be given
+/// back.
 ///
-/// KEYS: the budgets. ARGV: the interval and the tolerance of each, in nanoseconds, then the time in
-/// Unix milliseconds after which nobody waits.
+/// KEYS: the budgets. ARGV: the interval and the tolerance of each, in nanoseconds, then the
+/// deadline in Unix milliseconds.
 const TAKE: &str = "
-if seconds * 1000 + nanos / 1e6 > tonumber(ARGV[#ARGV]) then return redis.error_reply('LATE nobody waits for this answer') end
+if seconds * 1000 + nanos / 1e6 > tonumber(ARGV[#ARGV]) then return redis.error_reply('LATE the gateway has stopped waiting') end
 local ahead, wait = {}, 0
 for i = 1, #KEYS do
   local interval, tolerance = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])

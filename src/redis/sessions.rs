@@ -197,12 +197,12 @@ return 1
 ";
 
 /// KEYS: the session, the index of its account. ARGV: as in `SessionUse`, then the time in
-/// milliseconds after which nobody waits. Returns whether the token was valid, or an error if it is
-/// too late.
+/// milliseconds at which the gateway stops waiting. Returns whether the token was valid, or an error
+/// if it is too late.
 const ROTATE: &str = "
 local time = redis.call('TIME')
 if tonumber(time[1]) * 1000 + tonumber(time[2]) / 1000 > tonumber(ARGV[9]) then
-  return redis.error_reply('LATE nobody waits for this answer')
+  return redis.error_reply('LATE the gateway has stopped waiting')
 end
 local s = redis.call('HMGET', KEYS[1], 'counter', 'created', 'rotated', 'ended')
 if not s[1] or s[4] or s[1] ~= ARGV[1] then return 0 end

@@ -267,7 +267,7 @@ impl Store {
     fn note_failure(&self, error: &StoreError) {
         let heard_at = *self.heard_at.lock().unwrap_or_else(PoisonError::into_inner);
         let mut last = self.last_failure();
-        // Whoever follows the database finds out why there is no connection.
+        // The task that follows the database finds out why there is no connection.
         let says_why = !matches!(error, StoreError::Database(sqlx::Error::PoolTimedOut));
         if last.is_some() && !says_why {
             return;

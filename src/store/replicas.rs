@@ -70,7 +70,7 @@ impl Store {
         self.known_replicas.known().unwrap_or(NonZeroU32::MIN)
     }
 
-    /// The same number, for whoever follows it.
+    /// The same number, shared with the limits in Redis.
     pub fn live_replicas(&self) -> &Arc<LiveGateways> {
         &self.known_replicas
     }

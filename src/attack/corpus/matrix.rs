@@ -1,12 +1,12 @@
-//! The seam between a proxy and the gateway: what a client can write to be taken for the proxy, or
-//! for somebody else.
+//! The seam between a proxy and the gateway: what a client can write to be taken for the proxy or for
+//! another client.
 
 use super::super::spelling::{SIGNS, USUAL_SIGNS, half_spelled, spelled};
 use super::{Corpus, Draft, Family, Spot};
 use crate::gateway::headers::{METHOD_OVERRIDES, VIEW};
 
-/// The client that nobody is (RFC 5737).
-const NOBODY: &str = "203.0.113.77";
+/// The address of no client (RFC 5737).
+const NO_CLIENT: &str = "203.0.113.77";
 
 /// Fields of one proxy or another that say which target was requested.
 const TARGETS: [&str; 9] = [
@@ -144,7 +144,8 @@ impl Corpus<'_> {
             for name in ["x-forwarded-for", "x-forwarded-host"] {
                 let name = spelled(name, sign);
                 let draft = Draft::new(Family::Field, open, &open.root).what(format!("`{name}`"));
-                let value = if name.ends_with("for") { NOBODY } else { "portcullis-attack.test" };
+                let value =
+                    if name.ends_with("for") { NO_CLIENT } else { "portcullis-attack.test" };
                 drafts.push(draft.secret(&name, value));
             }
         }

@@ -37,8 +37,8 @@ pub(in crate::identity) fn page(overview: &Overview, request: &Request, policy: 
     let texts = request.texts(policy);
     let words = &texts.account;
     let Overview { account, recovery_codes_left, providers } = overview;
-    // Whoever logs in only at a provider has no password here. Name and address are the provider's,
-    // and what asks for the password is of no use.
+    // People who log in only at a provider have no password here. Their name and address come from the
+    // provider, and forms that ask for the password are useless to them.
     let is_own = !account.password.is_empty();
     let has_password = policy.password_login && is_own;
     let row = |label: &'static str, value: String, links: &[(&'static str, &str)]| Row {

@@ -160,8 +160,9 @@ impl Identity {
         Err(AccountError::Taken.into())
     }
 
-    /// Whether an account with a verified address owes that to us, or to providers whose word about
-    /// addresses counts: another one could have let somebody wait here for the owner of the address.
+    /// Whether the verified address of an account was proved to us, or to providers that are trusted
+    /// about addresses. Through another provider, a stranger could have created the account and
+    /// waited for the owner of the address to join it.
     async fn has_proved_address(
         &self,
         account: &AccountRow,

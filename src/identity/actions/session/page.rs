@@ -81,7 +81,7 @@ pub(in crate::identity) fn sessions(
             },
         }
     };
-    // Whoever logs in only at a provider has no password here.
+    // People who log in only at a provider have no password here.
     let lead = if account.password.is_empty() { &words.lead_at_provider } else { &words.lead };
     let mut rows: Vec<Row> = rows.into_iter().map(row).collect();
     rows.sort_by_key(|row| !row.is_current);
