@@ -15,14 +15,14 @@ use crate::telemetry::write_address;
 pub struct ExchangeIds {
     /// `X-Request-Id`: a trusted proxy's, or ours.
     pub request_id: HeaderValue,
-    /// `traceparent`: the same as `trace`.
-    pub traceparent: HeaderValue,
-    /// `X-Forwarded-For`: the client's address.
-    pub forwarded_for: HeaderValue,
     /// The W3C trace that this request belongs to.
     pub trace: Traceparent,
     /// Whether a trusted proxy started the trace.
     pub trace_is_continued: bool,
+    /// The other two values, one after the other: only a request that is sent needs them.
+    text: Bytes,
+    traced: usize,
+    addressed: usize,
 }
 
 impl ExchangeIds {
@@ -58,19 +58,30 @@ impl ExchangeIds {
             text.extend_from_slice(ids::request_id().as_str().as_bytes());
         }
         let text = Bytes::from(text);
-        // Only letters, digits, and the punctuation of addresses.
-        let value = |range| {
-            HeaderValue::from_maybe_shared(text.slice(range))
-                .unwrap_or(HeaderValue::from_static(""))
-        };
         Self {
-            request_id: request_id.unwrap_or_else(|| value(addressed..text.len())),
-            traceparent: value(0..traced),
-            forwarded_for: value(traced..addressed),
-            trace_is_continued: continued.is_some(),
+            request_id: request_id.unwrap_or_else(|| value(text.slice(addressed..))),
             trace,
+            trace_is_continued: continued.is_some(),
+            text,
+            traced,
+            addressed,
         }
     }
+
+    /// `traceparent`: the same as `trace`.
+    pub fn traceparent(&self) -> HeaderValue {
+        value(self.text.slice(..self.traced))
+    }
+
+    /// `X-Forwarded-For`: the client's address.
+    pub fn forwarded_for(&self) -> HeaderValue {
+        value(self.text.slice(self.traced..self.addressed))
+    }
+}
+
+/// The value of a field, which contains only letters, digits, and the punctuation of addresses.
+fn value(text: Bytes) -> HeaderValue {
+    HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// A request id that can be logged and forwarded as it is.

@@ -110,10 +110,10 @@ impl Outgoing {
             headers.insert(header::HOST, host.clone());
         }
         headers.insert(X_REQUEST_ID, ids.request_id.clone());
-        headers.insert(X_FORWARDED_FOR, ids.forwarded_for.clone());
+        headers.insert(X_FORWARDED_FOR, ids.forwarded_for());
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(client.scheme().as_str()));
         headers.insert(X_FORWARDED_HOST, target.authority().clone());
-        headers.insert(TRACEPARENT, ids.traceparent.clone());
+        headers.insert(TRACEPARENT, ids.traceparent());
         for value in tracestate {
             headers.append(TRACESTATE, value);
         }
