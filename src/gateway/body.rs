@@ -14,7 +14,6 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, Sleep};
 
 use super::upstream::UpstreamBody;
@@ -303,19 +302,25 @@ pub(super) const LONG_AFTER: Duration = Duration::from_millis(250);
 /// So is one that has carried this many bytes in one direction.
 pub(super) const LONG_BYTES: u64 = 256 * 1024;
 
+/// Takes the bodies of requests that were not read to the end.
+pub trait UnreadBodies: std::fmt::Debug + Send + Sync {
+    /// Takes the rest of a body.
+    fn take(self: Arc<Self>, body: Incoming);
+}
+
 /// The body of a request, as the server passes it to the gateway.
 ///
 /// If the server asks for it, the unread rest goes back to it when this is dropped.
 #[derive(Debug)]
 pub struct RequestBody {
     incoming: Option<Incoming>,
-    unread: Option<UnboundedSender<Incoming>>,
+    unread: Option<Arc<dyn UnreadBodies>>,
 }
 
 impl RequestBody {
     /// Creates a body whose unread rest goes to `unread`.
-    pub fn with_unread_sender(incoming: Incoming, unread: &UnboundedSender<Incoming>) -> Self {
-        let unread = (!incoming.is_end_stream()).then(|| unread.clone());
+    pub fn with_unread(incoming: Incoming, unread: &Arc<impl UnreadBodies + 'static>) -> Self {
+        let unread = (!incoming.is_end_stream()).then(|| Arc::clone(unread) as _);
         Self { incoming: Some(incoming), unread }
     }
 }
@@ -328,11 +333,10 @@ impl From<Incoming> for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        if let (Some(unread), Some(incoming)) = (&self.unread, self.incoming.take())
+        if let (Some(unread), Some(incoming)) = (self.unread.take(), self.incoming.take())
             && !incoming.is_end_stream()
         {
-            // This fails if the connection has already ended.
-            let _ = unread.send(incoming);
+            unread.take(incoming);
         }
     }
 }

@@ -7,24 +7,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Accepted;
-use super::discard;
 use super::frames::Frames;
 use super::per_client::ClientSlot;
 use super::plain_http;
 use super::shutdown::Shutdown;
 use super::stalls::{Stalls, StreamTasks};
-use super::stream::{Busy, ClientStream, ConnectionState, Timeouts};
+use super::stream::{Busy, ClientStream, ConnectionState, MAX_DISCARDED, Timeouts};
 use crate::coalesce::Coalescing;
 use crate::gateway::body::RequestBody;
 use crate::gateway::certificate::ClientCertificate;
@@ -119,6 +117,13 @@ fn malformed(error: &hyper::Error) -> Option<&'static str> {
     Some(kind.unwrap_or("other"))
 }
 
+/// Whether the rest of a request's body is discarded after an early response, so that the connection
+/// stays usable. A client that waits for 100 (Continue) may send its body or not.
+fn is_discarded(request: &Request<Incoming>) -> bool {
+    !request.headers().contains_key(header::EXPECT)
+        && http_body::Body::size_hint(request.body()).lower() <= MAX_DISCARDED as u64
+}
+
 type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 /// The context that all requests of a connection share.
@@ -189,15 +194,28 @@ impl ConnectionContext {
         let service = service_fn(|request: Request<Incoming>| {
             // Before anything else: from here on, the connection does not wait for the client.
             let busy = context.state.enter();
-            context.state.set_has_body(!http_body::Body::is_end_stream(request.body()));
+            let has_body = !http_body::Body::is_end_stream(request.body());
+            context.state.set_has_body(has_body);
+            let closes_if_unread = has_body && !is_discarded(&request);
+            let request = request.map(|body| {
+                if closes_if_unread {
+                    RequestBody::from(body)
+                } else {
+                    RequestBody::with_unread(body, &context.state)
+                }
+            });
             // Boxed: hyper keeps space for this future for as long as the connection is open, idle
             // or not.
-            let request = request.map(RequestBody::from);
             Box::pin(async move {
-                let response = context
+                let mut response = context
                     .gateway
                     .handle(&context.worker, context.door, &context.peer, request)
                     .await;
+                let is_unread = closes_if_unread && !response.body().has_read_request();
+                if is_unread && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(header::CONNECTION, close);
+                }
                 Ok::<_, Infallible>(
                     context.detach_if_tunnel(response).map(|body| BusyBody { body, busy }),
                 )
@@ -237,10 +255,8 @@ impl ConnectionContext {
         builder.max_send_buf_size(SEND_BUFFER);
         let context = Arc::new(self);
         let (answering, watching) = (Arc::clone(&context), Arc::clone(&stalls));
-        let (unread, unread_bodies) = mpsc::unbounded_channel();
-        let mut discards = pin!(discard::discard_bodies(unread_bodies));
         let service = service_fn(move |request: Request<Incoming>| {
-            let request = request.map(|body| RequestBody::with_unread_sender(body, &unread));
+            let request = request.map(|body| RequestBody::with_unread(body, &answering.state));
             let (context, stalls) = (Arc::clone(&answering), Arc::clone(&watching));
             let (busy, opened) = (context.state.enter(), stalls.open());
             async move {
@@ -258,13 +274,11 @@ impl ConnectionContext {
             ended = connection.as_mut() => return Ok(ended?),
             () = context.draining.triggered() => {}
             () = context.idle() => {}
-            () = discards.as_mut() => {}
             () = stalls.end_stalled(context.timeouts.idle) => {}
         }
         connection.as_mut().graceful_shutdown();
         tokio::select! {
             ended = connection => Ok(ended?),
-            () = discards => Ok(()),
             () = stalls.end_stalled(context.timeouts.idle) => Ok(()),
             // Otherwise, unread streams or a client that never closes would keep the connection
             // open indefinitely.
@@ -323,7 +337,7 @@ impl ConnectionContext {
 
     /// Detaches the socket if it becomes a tunnel: it then no longer concerns this connection.
     fn detach_if_tunnel(&self, response: Response<RecordedBody>) -> Response<RecordedBody> {
-        if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             self.state.detach();
         }
         response

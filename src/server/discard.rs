@@ -1,35 +1,52 @@
-//! Request bodies on HTTP/2 whose response was sent before they were read.
+//! Request bodies whose response was sent before they were read.
 //!
-//! If a stream is reset while its response is being sent, clients such as curl report an error
-//! instead of the response. So the rest of the body is read and discarded for a while: the client
-//! sees the response and stops sending.
+//! The rest of such a body is read and discarded for a while. A connection of HTTP/1.1 stays usable,
+//! so a client that repeats its request with credentials need not connect again. On HTTP/2, a
+//! stream that was reset while its response is being sent would make clients such as curl report an
+//! error instead of the response.
+
+use std::sync::Arc;
 
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::stream::{LINGER, MAX_DISCARDED};
+use super::stream::{ConnectionState, LINGER, MAX_DISCARDED};
+use crate::gateway::body::UnreadBodies;
 
-/// Reads and discards the bodies of one connection, as received from `unread`. Never returns.
-pub(super) async fn discard_bodies(mut unread: UnboundedReceiver<Incoming>) {
-    let mut reading = JoinSet::new();
-    loop {
-        tokio::select! {
-            Some(body) = unread.recv() => {
-                reading.spawn(timeout(LINGER, discard(body)));
+impl UnreadBodies for ConnectionState {
+    /// The task ends with the body, with the connection, or after [`LINGER`].
+    fn take(self: Arc<Self>, body: Incoming) {
+        // A connection that is dropped while the runtime stops has nothing to keep usable.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let busy = self.stay_busy();
+        runtime.spawn(async move {
+            if timeout(LINGER, discard(body)).await == Ok(Rest::Read) {
+                busy.request_read();
             }
-            Some(_) = reading.join_next() => {}
-            else => std::future::pending().await,
-        }
+        });
     }
 }
 
-async fn discard(mut body: Incoming) {
+/// What became of the rest of a body.
+#[derive(PartialEq, Eq)]
+enum Rest {
+    /// It was read to the end.
+    Read,
+    /// It was too long, or the client broke it off.
+    Unread,
+}
+
+async fn discard(mut body: Incoming) -> Rest {
     let mut left = MAX_DISCARDED;
     while left > 0 {
-        let Some(Ok(frame)) = body.frame().await else { return };
-        left = left.saturating_sub(frame.data_ref().map_or(0, bytes::Bytes::len));
+        match body.frame().await {
+            None => return Rest::Read,
+            Some(Err(_)) => return Rest::Unread,
+            Some(Ok(frame)) => {
+                left = left.saturating_sub(frame.data_ref().map_or(0, bytes::Bytes::len));
+            }
+        }
     }
+    Rest::Unread
 }

@@ -65,9 +65,14 @@ impl ConnectionState {
 
     /// Begins an exchange, which ends when the returned value is dropped.
     pub(super) fn enter(self: &Arc<Self>) -> Busy {
-        self.active.fetch_add(1, Ordering::Relaxed);
         // The response of an earlier exchange may have been cut just before its end.
         self.is_cut.store(false, Ordering::Relaxed);
+        self.stay_busy()
+    }
+
+    /// Keeps the connection busy until the returned value is dropped.
+    pub(super) fn stay_busy(self: &Arc<Self>) -> Busy {
+        self.active.fetch_add(1, Ordering::Relaxed);
         Busy { state: Arc::clone(self), ended: None }
     }
 
@@ -120,7 +125,7 @@ impl Wake for ConnectionState {
     }
 }
 
-/// An active exchange. It ends when this is dropped.
+/// What keeps a connection busy, usually an active exchange. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Busy {
     state: Arc<ConnectionState>,

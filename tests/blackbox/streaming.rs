@@ -11,6 +11,7 @@ use crate::harness::upstream::{answer, write};
 use crate::harness::{Connection, Gateway, Port, Response, Step, Upstream, mint, within};
 
 const PUBLIC: &str = "route = [{ path = '/*', upstream = 'app', access = 'public' }]";
+const PROTECTED: &str = "route = [{ path = '/*', upstream = 'app' }]";
 
 /// A public route, with these lines in the sections.
 fn with(server_limits: &str, upstream: &str) -> String {
@@ -296,6 +297,36 @@ async fn a_response_before_the_end_of_the_upload_reaches_the_client() {
         .await;
     let response = connection.response().await;
     assert_eq!((response.status, response.text().as_str()), (409, "stop"));
+}
+
+/// Many clients write the body apart from the head, and repeat a refused request with credentials.
+#[tokio::test]
+async fn a_connection_serves_the_next_request_after_a_body_that_was_refused_unread() {
+    let gateway = Gateway::start(PROTECTED).await;
+    let mut connection = gateway.connect().await;
+    let lengths = ["Content-Length: 5\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n"];
+    for (length, body) in lengths.into_iter().zip(["hello", "5\r\nhello\r\n0\r\n\r\n"]) {
+        connection.write(format!("POST / HTTP/1.1\r\nHost: app.test\r\n{length}")).await;
+        let response = connection.response().await;
+        assert_eq!((response.status, response.header("connection")), (401, None));
+        connection.write(body).await;
+        connection.write("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
+        assert_eq!(connection.response().await.status, 401);
+    }
+}
+
+/// The client may send the body or not, so what follows cannot be read as a request.
+#[tokio::test]
+async fn a_connection_closes_if_the_client_waits_to_send_a_body_that_is_refused() {
+    let gateway = Gateway::start(PROTECTED).await;
+    for head in ["Expect: 100-continue\r\nContent-Length: 5", "Content-Length: 100000000"] {
+        let mut connection = gateway.connect().await;
+        connection.write(format!("POST / HTTP/1.1\r\nHost: app.test\r\n{head}\r\n\r\n")).await;
+        let response = connection.response().await;
+        let seen = (response.status, response.header("connection"), response.informational.len());
+        assert!(matches!(seen, (401 | 413, Some("close"), 0)), "{head}: {seen:?}");
+        assert!(connection.closed().await.is_empty(), "{head}");
+    }
 }
 
 #[tokio::test]
