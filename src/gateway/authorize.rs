@@ -119,6 +119,7 @@ impl<'s> Authenticated<'s> {
         let own = caller.as_ref().ok().and_then(Option::as_ref);
         let second = matched
             .second_targets()
+            .iter()
             .map(|second| verifier.same_caller(&matched.second_access(second), own))
             .collect();
         Ok(Self { matched, caller, overriding, renewable, now, second })
@@ -170,7 +171,7 @@ fn grant_second(
     observer: &mut impl Observer,
 ) -> Result<Vec<Grant>, Refusal> {
     let mut grants = Vec::with_capacity(callers.len());
-    for (second, caller) in matched.second_targets().zip(callers) {
+    for (second, caller) in matched.second_targets().iter().zip(callers) {
         observer.second(second);
         let granted = grant(&matched.second_access(second), caller, now, observer);
         grants.push(granted.map_err(|refusal| Refusal::SecondTarget {

@@ -31,7 +31,7 @@ impl<'s> Counted<Matched<'s>> {
         observer: &mut impl Observer,
     ) -> Result<Self, Stopped<'s>> {
         let own = matched.route();
-        let second = matched.second_targets().map(SecondTarget::route);
+        let second = matched.second_targets().iter().map(SecondTarget::route);
         let counted = [Some(own), matched.overriding_route()]
             .into_iter()
             .flatten()

@@ -215,8 +215,8 @@ impl<'s> Matched<'s> {
     }
 
     /// The second targets.
-    pub fn second_targets(&self) -> impl Iterator<Item = &SecondTarget<'s>> {
-        self.0.second.iter().flat_map(|second| second.iter())
+    pub fn second_targets(&self) -> &[SecondTarget<'s>] {
+        self.0.second.as_deref().map_or(&[], SecondTargets::as_slice)
     }
 
     /// The access question for a second target.

@@ -25,13 +25,18 @@ use crate::identity::{Compat, Mount, Policy, cookie, return_to};
 /// live session would have been renewed before, so a login is what is left.
 pub(super) fn redirect_or_explain(stopped: Stopped<'_>, snapshot: &Snapshot) -> Refusal {
     let Stopped { matched, refusal } = stopped;
-    let asks_for_password = refusal.status() == StatusCode::UNAUTHORIZED
-        && matched.access().guard.token_from.basic
-        && !is_browsing(&matched);
+    let places = matched.access().guard.token_from;
+    let destination = &matched.route().destination;
+    if !places.cookie && !places.basic && !matches!(destination, Destination::Identity(_)) {
+        // The route is for programs.
+        return refusal;
+    }
+    let asks_for_password =
+        refusal.status() == StatusCode::UNAUTHORIZED && places.basic && !is_browsing(&matched);
     if asks_for_password {
         return Refusal::AskForPassword(Box::new(refusal));
     }
-    match &matched.route().destination {
+    match destination {
         Destination::Upstream(_) | Destination::Redirect(_)
             if asks_for_page(&matched.parts().method) =>
         {

@@ -168,8 +168,8 @@ impl<'s> SecondTargets<'s> {
     }
 
     /// Every second target.
-    pub fn iter(&self) -> impl Iterator<Item = &SecondTarget<'s>> {
-        self.targets.iter()
+    pub fn as_slice(&self) -> &[SecondTarget<'s>] {
+        &self.targets
     }
 
     /// Writes the fields for an application that is addressed with this scheme and `Host`.

@@ -22,16 +22,19 @@ impl<const DIGITS: usize> Hex<DIGITS> {
 
     /// Creates a random id that is not all zeros, which W3C Trace Context forbids.
     fn random() -> Self {
+        const { assert!(DIGITS > 0 && DIGITS.is_multiple_of(16)) };
         let mut digits = [b'0'; DIGITS];
-        let mut zero = true;
-        while zero {
-            for chunk in digits.chunks_mut(16) {
-                let bits = GENERATOR.with_borrow_mut(Generator::next);
-                zero &= bits == 0;
-                let text = [hexadecimal((bits >> 32) as u32), hexadecimal(bits as u32)];
-                chunk.iter_mut().zip(text.as_flattened()).for_each(|(to, from)| *to = *from);
+        GENERATOR.with_borrow_mut(|generator| {
+            let mut zero = true;
+            while zero {
+                for chunk in digits.as_chunks_mut::<16>().0 {
+                    let bits = generator.next();
+                    zero &= bits == 0;
+                    let text = [hexadecimal((bits >> 32) as u32), hexadecimal(bits as u32)];
+                    chunk.copy_from_slice(text.as_flattened());
+                }
             }
-        }
+        });
         Self(digits)
     }
 
