@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::sync::RwLock;
+use tokio::time::timeout;
 
 use super::history::{Entry, Fault, Forgets, History, What};
 use crate::harness::accounts::Tokens;
 use crate::harness::pooler::Pooler;
 use crate::harness::postgres::PostgresServer;
-use crate::harness::{Gateway, Redis, Request, Response, within};
+use crate::harness::{Gateway, PATIENCE, Redis, Request, Response, within};
 
 pub struct World {
     pub gateways: [RwLock<Gateway>; 3],
@@ -92,15 +93,24 @@ impl World {
     /// Repeats a request at any gateway until one of them answers with something else than an
     /// outage.
     pub async fn insist(&self, path: &str, body: Value, what: What) -> Response {
-        within(async {
-            loop {
-                match self.post(self.any(), path, body.clone(), what.clone()).await {
-                    Some(response) if response.status != 503 => return response,
-                    _ => tokio::time::sleep(Duration::from_millis(50)).await,
+        let begun = Instant::now();
+        loop {
+            let gateway = self.any();
+            let asked = self.post(gateway, path, body.clone(), what.clone());
+            let response = timeout(PATIENCE, asked).await.ok().flatten();
+            match response {
+                Some(response) if response.status != 503 => return response,
+                outage if begun.elapsed() > PATIENCE => {
+                    let body = outage.map(|response| response.text());
+                    let gateway = self.gateways[gateway].read().await;
+                    let ready = gateway.admin("/readyz").await.text();
+                    let lines = gateway.log().lines();
+                    let last = lines.get(lines.len().saturating_sub(20)..);
+                    panic!("{path}: {body:?}, {ready}\n{last:#?}");
                 }
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
             }
-        })
-        .await
+        }
     }
 
     pub async fn login(&self, email: &str, password: &str) -> Response {
