@@ -122,6 +122,15 @@ impl<'h> Checker<'h> {
         }
     }
 
+    /// Whether each gateway may have granted its part of a limit when it answered.
+    fn has_parts(&self, entry: &Entry) -> bool {
+        let is_redis = |fault: &&Fault| fault.what.starts_with("Redis");
+        self.faults
+            .iter()
+            .filter(is_redis)
+            .any(|fault| fault.overlaps(entry.sent, entry.answered))
+    }
+
     /// For how long a gateway has been connected at a time, but not from before `since`. `None`: it
     /// is not.
     fn connected_for(&self, gateway: usize, since: Instant, now: Instant) -> Option<Duration> {
@@ -187,6 +196,8 @@ impl<'h> Checker<'h> {
                 // The limit on failures of an account counts attempts that were not answered.
                 (What::Register { .. }, None | Some(503))
                 | (What::Login { .. }, None | Some(429 | 503)) => {}
+                (What::Change { .. } | What::Revoke { .. }, Some(429)) if self.has_parts(entry) => {
+                }
                 (What::Register { .. } | What::Login { .. } | What::Change { .. }, _) => {
                     self.violate(entry, "an unexpected answer");
                 }
