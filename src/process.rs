@@ -145,6 +145,7 @@ pub fn run(
     let (log, guard) = start_log(&start, &clock, &metrics)?;
     let shortage = make_room(&compiled.snapshot);
     let runtime = background_runtime()?;
+    metrics.runtime("portcullis-background", &runtime);
     let Bound { sets, claims, admin } = runtime.block_on(async { listen(&start) })?;
     let (store, presence) = runtime.block_on(open_store(&start))?;
     log_warnings(&compiled);
@@ -179,7 +180,7 @@ pub fn run(
         shortage.map(|shortage| shortage.connections()),
     ));
     let listening = ListenedAddresses::of(&sets);
-    let workers = start_workers(&server, sets)?;
+    let workers = start_workers(&server, sets, &metrics)?;
 
     let control = Arc::new(Control::new(&revocations, gateway.streams(), clock.clone()));
     let readiness = Arc::new(readiness(&gateway, store.clone(), sharing.redis.clone(), &clock));
@@ -348,11 +349,16 @@ fn readiness(
 }
 
 /// Returns when every worker serves, or the error of the first one that fails.
-fn start_workers(server: &Arc<Server>, sets: Vec<Listening>) -> io::Result<Vec<JoinHandle<()>>> {
+fn start_workers(
+    server: &Arc<Server>,
+    sets: Vec<Listening>,
+    metrics: &Metrics,
+) -> io::Result<Vec<JoinHandle<()>>> {
     let (sender, receiver) = std::sync::mpsc::channel();
     let spawn = |(worker, listeners): (usize, Listening)| {
         let (server, sender) = (Arc::clone(server), sender.clone());
-        std::thread::Builder::new().name(format!("portcullis-{worker}")).spawn(move || {
+        let (name, metrics) = (format!("portcullis-{worker}"), metrics.clone());
+        std::thread::Builder::new().name(name.clone()).spawn(move || {
             let ready = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
@@ -367,6 +373,7 @@ fn start_workers(server: &Arc<Server>, sets: Vec<Listening>) -> io::Result<Vec<J
                 });
             match ready {
                 Ok((runtime, listeners)) => {
+                    metrics.runtime(&name, &runtime);
                     let _ = sender.send(Ok(()));
                     runtime.block_on(server.serve(worker, listeners));
                 }

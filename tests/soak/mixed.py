@@ -307,7 +307,7 @@ async def quiet(gateway):
         await asyncio.sleep(1)
     # Unused connections to applications are closed after keep_idle.
     await asyncio.sleep(10)
-    return gateway.memory(), gateway.descriptors(), left
+    return gateway.memory(), gateway.descriptors(), left, gateway.metric("portcullis_tasks")
 
 
 def report(load, first, last, samples, code, minutes):
@@ -318,8 +318,8 @@ def report(load, first, last, samples, code, minutes):
     print(
         f"mixed: under load, median of the first and of the last third: {memory[0]:.1f} → {memory[1]:.1f} MiB, "
         f"{open_files[0]:.0f} → {open_files[1]:.0f} descriptors; at rest after the first minute and at the end: "
-        f"{first[0]:.1f} → {last[0]:.1f} MiB, {first[1]} → {last[1]} descriptors, left: {last[2]}; the gateway ended with {code}"
+        f"{first[0]:.1f} → {last[0]:.1f} MiB, {first[1]} → {last[1]} descriptors, {first[3]:g} → {last[3]:g} tasks, left: {last[2]}; the gateway ended with {code}"
     )
-    is_flat = last[0] < first[0] * 1.1 + 2 and memory[1] < memory[0] * 1.1 + 2 and last[1] <= first[1]
+    is_flat = last[0] < first[0] * 1.1 + 2 and memory[1] < memory[0] * 1.1 + 2 and last[1] <= first[1] and last[3] <= first[3]
     failures = [name for name in load.counts if any(word in name for word in ("TOO LATE", "FAILED", "CODE"))]
     return is_flat and not failures and not any(last[2].values()) and code == 0

@@ -31,6 +31,7 @@ mod keys;
 mod limits;
 mod process;
 mod route;
+mod tasks;
 mod tokens;
 
 /// The kinds of malformed heads, as the reference names them.
@@ -58,6 +59,7 @@ struct Families {
     key_ages: Arc<keys::KeyAges>,
     limiter_modes: Arc<limits::LimiterModes>,
     certificates: Arc<certificates::Certificates>,
+    tasks: Arc<tasks::Tasks>,
     reloads: Family<[(&'static str, &'static str); 1], Counter>,
     last_reload_success: Gauge,
     last_reload_timestamp: Gauge,
@@ -89,6 +91,7 @@ impl Families {
         let help = "Whether a store that the gateway needs can be used";
         registry.register("store_up", help, self.stores.clone());
         registry.register_collector(Box::new(Arc::clone(&self.certificates)));
+        registry.register_collector(Box::new(Arc::clone(&self.tasks)));
         registry.register(
             "rate_limited",
             "Requests that exceeded a limit, including one that only observes",
@@ -264,6 +267,11 @@ impl Metrics {
         now: impl Fn() -> u64 + Send + Sync + 'static,
     ) {
         self.0.certificates.replace(expiries, now);
+    }
+
+    /// Exports the number of tasks on this runtime. `thread`: the name of its thread.
+    pub fn runtime(&self, thread: &str, runtime: &tokio::runtime::Runtime) {
+        self.0.tasks.add(thread.to_owned(), runtime.metrics());
     }
 
     /// Records that the initial configuration was loaded.

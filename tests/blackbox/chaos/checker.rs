@@ -125,10 +125,7 @@ impl<'h> Checker<'h> {
     /// Whether each gateway may have granted its part of a limit when it answered.
     fn has_parts(&self, entry: &Entry) -> bool {
         let is_redis = |fault: &&Fault| fault.what.starts_with("Redis");
-        self.faults
-            .iter()
-            .filter(is_redis)
-            .any(|fault| fault.overlaps(entry.sent, entry.answered))
+        self.faults.iter().filter(is_redis).any(|fault| fault.overlaps(entry.sent, entry.answered))
     }
 
     /// For how long a gateway has been connected at a time, but not from before `since`. `None`: it
