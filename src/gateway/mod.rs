@@ -57,7 +57,7 @@ mod websocket;
 pub mod worker;
 
 use std::cell::RefCell;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
@@ -510,17 +510,17 @@ impl Gateway {
             return Ok(Passed::Response(response));
         }
         let on_upgrade = outgoing.take_upgrade();
-        let sending = application.send(
+        let mut sending = pin!(application.send(
             worker.index(),
             outgoing,
             body,
             gate.clone(),
             upload.as_deref(),
             begun.into(),
-        );
+        ));
         let sent = match &upload {
-            None => sending.await,
-            Some(_) => unless_ended(sending, exchange).await?,
+            None => sending.as_mut().await,
+            Some(_) => unless_ended(sending.as_mut(), exchange).await?,
         };
         let answered = exchange.answered();
         let (mut response, mut lease) = sent?;
@@ -574,10 +574,9 @@ impl Gateway {
 /// Waits for a response, or until the exchange loses its access. The request is dropped then, which
 /// closes the connection to the upstream.
 async fn unless_ended<T>(
-    sending: impl Future<Output = T>,
+    mut sending: Pin<&mut impl Future<Output = T>>,
     exchange: &mut Exchange,
 ) -> Result<T, Refusal> {
-    let mut sending = pin!(sending);
     std::future::poll_fn(|cx| {
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
             return Poll::Ready(Ok(sent));

@@ -15,6 +15,7 @@ mod response;
 mod settings;
 
 use std::collections::VecDeque;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, ready};
@@ -219,7 +220,7 @@ impl Upstream {
         while !is_alone && let Some(mut connection) = self.take_idle(worker, now) {
             let again = Repeat::of(&request);
             connection.prepare(upload);
-            let response = connection.sender.try_send_request(request);
+            let response = pin!(connection.sender.try_send_request(request));
             match self.exchange(response, &mut connection.timer, upload, now).await? {
                 Ok(response) => return Ok((response, self.lease(worker, connection, false))),
                 Err(mut error) => match (error.take_message(), again) {
@@ -234,7 +235,7 @@ impl Upstream {
         }
         let mut connection = self.timely(Box::pin(self.connect())).await?;
         connection.prepare(upload);
-        let response = connection.sender.send_request(request);
+        let response = pin!(connection.sender.send_request(request));
         match self.exchange(response, &mut connection.timer, upload, Instant::now()).await? {
             Ok(response) => Ok((response, self.lease(worker, connection, is_alone))),
             Err(error) => Err(failure(error, upload)),
@@ -263,7 +264,7 @@ impl Upstream {
                 Box::pin(http2.take_or_connect(patience, connecting)).await?
             };
             let again = Repeat::of(&request);
-            let response = stream.sender().try_send_request(request);
+            let response = pin!(stream.sender().try_send_request(request));
             let mut timer = IdleTimer::default();
             let exchange = self.exchange(response, &mut timer, upload, Instant::now());
             let mut error = match exchange.await? {
@@ -309,12 +310,11 @@ impl Upstream {
     /// Waits for the response head. The timeout counts from the last byte of the request.
     async fn exchange<T>(
         &self,
-        response: impl Future<Output = T>,
+        mut response: Pin<&mut impl Future<Output = T>>,
         timer: &mut IdleTimer,
         upload: Option<&Upload>,
         begun: Instant,
     ) -> Result<T, UpstreamFailure> {
-        let mut response = std::pin::pin!(response);
         std::future::poll_fn(|cx| {
             if let Poll::Ready(response) = response.as_mut().poll(cx) {
                 return Poll::Ready(Ok(response));
