@@ -218,23 +218,29 @@ impl Upstream {
         }
         // A kept connection that ends now would lose a request that may not be repeated.
         while !is_alone && let Some(mut connection) = self.take_idle(worker, now) {
-            let again = Repeat::of(&request);
-            connection.prepare(upload);
+            let may_be_repeated = repeat::is_allowed(&request);
+            connection.prepare(upload, may_be_repeated);
             let response = pin!(connection.sender.try_send_request(request));
             match self.exchange(response, &mut connection.timer, upload, now).await? {
                 Ok(response) => return Ok((response, self.lease(worker, connection, false))),
-                Err(mut error) => match (error.take_message(), again) {
-                    (Some(unsent), _) => request = unsent,
-                    (None, Some(again)) if !connection.socket.has_received() => {
-                        request = again.rebuilt();
-                        break;
+                Err(mut error) => {
+                    if let Some(unsent) = error.take_message() {
+                        request = unsent;
+                        continue;
                     }
-                    (None, _) => return Err(failure(error.into_error(), upload)),
-                },
+                    let is_lost = may_be_repeated && !connection.socket.has_received();
+                    let Some(again) =
+                        is_lost.then(|| repeat::parsed(&connection.socket.head())).flatten()
+                    else {
+                        return Err(failure(error.into_error(), upload));
+                    };
+                    request = again;
+                    break;
+                }
             }
         }
         let mut connection = self.timely(Box::pin(self.connect())).await?;
-        connection.prepare(upload);
+        connection.prepare(upload, false);
         let response = pin!(connection.sender.send_request(request));
         match self.exchange(response, &mut connection.timer, upload, Instant::now()).await? {
             Ok(response) => Ok((response, self.lease(worker, connection, is_alone))),

@@ -3,7 +3,8 @@
 //!
 //! A kept connection can end while a request is in flight. hyper then reports an error without
 //! saying whether bytes of a response arrived before it. The request may be sent again only if none
-//! did.
+//! did. hyper takes a request apart when it sends it, so its head is kept here as it was written: that
+//! costs less than a copy of its fields.
 //!
 //! An application may reject a request early (413, 401): it responds and closes in the middle of an
 //! upload. From then on, writes fail while the response waits in the socket to be read (RFC 9112
@@ -12,8 +13,8 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
@@ -28,12 +29,41 @@ pub(super) struct SocketState(Arc<Flags>);
 struct Flags {
     has_received: AtomicBool,
     is_full: AtomicBool,
+    /// Whether the next write is the head of a request, which is kept.
+    keeps_head: AtomicBool,
+    head: Mutex<Vec<u8>>,
 }
 
 impl SocketState {
-    /// Forgets what arrived before. Call it when a request is about to be sent.
-    pub(super) fn reset(&self) {
+    /// Forgets what arrived before. Call it when a request is about to be sent. `keeps_head`: whether
+    /// [`head`](Self::head) will be its head.
+    pub(super) fn reset(&self, keeps_head: bool) {
         self.0.has_received.store(false, Ordering::Relaxed);
+        self.0.keeps_head.store(keeps_head, Ordering::Relaxed);
+        if keeps_head {
+            let mut head = self.lock_head();
+            head.clear();
+            head.shrink_to(USUAL_HEAD);
+        }
+    }
+
+    /// The head of the request as it was written; empty if it was not.
+    pub(super) fn head(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.lock_head())
+    }
+
+    fn lock_head(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.0.head.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what is about to be written. hyper hands over a head in one write, even if the socket
+    /// takes only a part of it.
+    fn note_write(&self, written: &[IoSlice<'_>]) {
+        if self.0.keeps_head.load(Ordering::Relaxed) {
+            self.0.keeps_head.store(false, Ordering::Relaxed);
+            let mut head = self.lock_head();
+            written.iter().for_each(|part| head.extend_from_slice(part));
+        }
     }
 
     /// Whether a byte has arrived since [`reset`](Self::reset).
@@ -125,6 +155,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WatchedSocket<T> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.state.note_write(&[IoSlice::new(buf)]);
         let written = self.hold_error(|io| io.poll_write(cx, buf));
         self.note_if_full(&written);
         written
@@ -135,6 +166,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WatchedSocket<T> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.state.note_write(bufs);
         let written = self.hold_error(|io| io.poll_write_vectored(cx, bufs));
         self.note_if_full(&written);
         written
@@ -156,6 +188,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WatchedSocket<T> {
         Pin::new(self.io.get_mut()).poll_shutdown(cx)
     }
 }
+
+/// Heads up to this length need no new memory on the same connection, in bytes.
+const USUAL_HEAD: usize = 2048;
 
 #[cfg(test)]
 mod tests {
@@ -198,6 +233,25 @@ mod tests {
         let mut received = Vec::new();
         near.read_to_end(&mut received).await.unwrap_err();
         assert_eq!(received, b"enough");
+    }
+
+    #[tokio::test]
+    async fn the_head_of_a_request_is_kept_even_if_the_peer_is_gone() {
+        let (mut near, far) = pair().await;
+        let state = near.state.clone();
+        state.reset(true);
+        near.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        near.write_all(b"more").await.unwrap();
+        assert_eq!(state.head(), b"GET / HTTP/1.1\r\n\r\n");
+        state.reset(false);
+        near.write_all(b"POST").await.unwrap();
+        assert!(state.head().is_empty());
+        drop(far);
+        assert!(write_on(&mut near).await.is_none());
+        state.reset(true);
+        let write = near.write_all(b"GET /b HTTP/1.1\r\n\r\n");
+        tokio::time::timeout(Duration::from_millis(50), write).await.unwrap_err();
+        assert_eq!(state.head(), b"GET /b HTTP/1.1\r\n\r\n");
     }
 
     /// As in a tunnel of which one direction has ended.

@@ -49,9 +49,10 @@ impl Connection {
         })
     }
 
-    /// Prepares the connection for a request that is about to be sent.
-    pub(super) fn prepare(&self, upload: Option<&Upload>) {
-        self.socket.reset();
+    /// Prepares the connection for a request that is about to be sent. `keeps_head`: it may be sent
+    /// again.
+    pub(super) fn prepare(&self, upload: Option<&Upload>, keeps_head: bool) {
+        self.socket.reset(keeps_head);
         if let Some(upload) = upload {
             upload.sent_over(&self.socket);
         }

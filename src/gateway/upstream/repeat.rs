@@ -1,11 +1,37 @@
 //! What it takes to send a request again, after its connection was lost.
 
-use http::{HeaderName, HeaderValue, Method, Request, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use http_body::Body as _;
 
 use crate::gateway::body::ClientBody;
 
-/// A copy of a request without a body.
+/// Whether a request may be sent twice: it has no body, and its method is idempotent (RFC 9110
+/// §9.2.2).
+pub(super) fn is_allowed(request: &Request<ClientBody>) -> bool {
+    request.method().is_idempotent() && request.body().is_end_stream()
+}
+
+/// The request whose head of HTTP/1.1 this is. `None`: the head is not complete.
+pub(super) fn parsed(head: &[u8]) -> Option<Request<ClientBody>> {
+    let lines = head.iter().filter(|&&byte| byte == b'\n').count();
+    let mut fields = vec![httparse::EMPTY_HEADER; lines];
+    let mut parsed = httparse::Request::new(&mut fields);
+    if parsed.parse(head).ok()?.is_partial() {
+        return None;
+    }
+    let mut request = Request::new(ClientBody::default());
+    *request.method_mut() = Method::from_bytes(parsed.method?.as_bytes()).ok()?;
+    *request.uri_mut() = parsed.path?.parse().ok()?;
+    let mut headers = HeaderMap::with_capacity(parsed.headers.len());
+    for field in parsed.headers {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+        headers.append(name, HeaderValue::from_bytes(field.value).ok()?);
+    }
+    *request.headers_mut() = headers;
+    Some(request)
+}
+
+/// A copy of a request without a body, for HTTP/2, which compresses heads.
 pub(super) struct Repeat {
     method: Method,
     uri: Uri,
@@ -14,10 +40,9 @@ pub(super) struct Repeat {
 }
 
 impl Repeat {
-    /// Copies a request, if it may be sent twice: it has no body, and its method is idempotent (RFC
-    /// 9110 §9.2.2).
+    /// Copies a request, if that [is allowed](is_allowed).
     pub(super) fn of(request: &Request<ClientBody>) -> Option<Self> {
-        if !request.method().is_idempotent() || !request.body().is_end_stream() {
+        if !is_allowed(request) {
             return None;
         }
         let fields = request.headers().iter();
@@ -55,5 +80,30 @@ mod tests {
         assert_eq!(again.headers(), request.headers());
         *request.method_mut() = Method::POST;
         assert!(Repeat::of(&request).is_none());
+    }
+
+    #[test]
+    fn a_written_head_is_the_same_request_again() {
+        let head =
+            b"OPTIONS /a/%2e;b?c=[d]|e^f HTTP/1.1\r\nhost: app.test\r\naccept: a\r\naccept: b\r\n\
+            x-name: \xe9\r\nx-empty: \r\n\r\n";
+        let request = parsed(head).unwrap();
+        assert_eq!(request.method(), "OPTIONS");
+        assert_eq!(request.uri(), "/a/%2e;b?c=[d]|e^f");
+        let fields: Vec<_> = request
+            .headers()
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_bytes()))
+            .collect();
+        let expected: [(&str, &[u8]); 5] = [
+            ("host", b"app.test"),
+            ("accept", b"a"),
+            ("accept", b"b"),
+            ("x-name", b"\xe9"),
+            ("x-empty", b""),
+        ];
+        assert_eq!(fields, expected);
+        assert!(parsed(b"*").is_none() && parsed(&head[..head.len() - 1]).is_none());
+        assert_eq!(parsed(b"OPTIONS * HTTP/1.1\r\n\r\n").unwrap().uri(), "*");
     }
 }
