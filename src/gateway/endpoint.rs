@@ -73,15 +73,18 @@ impl Gateway {
             endpoint.action != Action::Register || policy.registration == Registration::Open;
         if let (Some(budget), true) = (endpoint.budget, is_offered) {
             let client = client.ip();
-            self.count_by_client_and_account(
-                route,
-                identity,
-                budget,
-                client,
-                account.as_deref(),
-                exchange,
-            )?;
-            exchange.confirm().await?;
+            let account = account.as_deref();
+            let mut counted = self
+                .count_by_client_and_account(route, identity, budget, client, account, exchange);
+            if counted.is_ok() {
+                counted = exchange.confirm().await;
+            }
+            if counted.is_err() {
+                // Otherwise, guesses at one account from many addresses would take the places of
+                // every address, and nobody could log in.
+                exchange.give_back(&identity.budgets().all());
+                counted?;
+            }
         }
         let request = Request {
             endpoint,
@@ -94,7 +97,14 @@ impl Gateway {
             origin,
             caller: caller.map(|caller| Arc::new((***caller.token()).clone())),
         };
-        match identity.answer(request, Arc::clone(policy)).await {
+        let answered = identity.answer(request, Arc::clone(policy)).await;
+        if let Err(refused) = &answered
+            && matches!(refused.error, IdentityError::Overloaded(_))
+        {
+            // No password was tried. A flood of such requests takes no places either.
+            exchange.give_back(&identity.budgets().all());
+        }
+        match answered {
             Ok(response) => Ok(response.map(Body::Bytes)),
             // If the endpoint needs credentials, reports why the ones sent do not count.
             Err(refused) => Err(match (&refused.error, rejected) {

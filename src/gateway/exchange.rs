@@ -155,6 +155,18 @@ impl Exchange {
         self.cell.iter().chain(&self.more_cells).any(|(counted, _)| Arc::ptr_eq(counted, limit))
     }
 
+    /// Gives back what these limits have counted, as if the request had not been made.
+    pub fn give_back(&mut self, limits: &[&Arc<Limit>]) {
+        let cells: Vec<_> = self.more_cells.drain(..).chain(self.cell.take()).collect();
+        for (limit, cell) in cells {
+            if limits.iter().any(|returned| Arc::ptr_eq(returned, &limit)) {
+                limit.give_back(cell);
+            } else {
+                self.counted(limit, cell);
+            }
+        }
+    }
+
     /// Has the shared limits among those that counted it count it for all gateways.
     async fn confirm_cells(&mut self) -> Result<(), Refusal> {
         let cells: Vec<_> = self.more_cells.drain(..).chain(self.cell.take()).collect();

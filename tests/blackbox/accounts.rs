@@ -372,6 +372,23 @@ async fn attempts_with_unknown_accounts_lock_no_account() {
     }
 }
 
+/// Otherwise, guesses at one account from very many addresses would keep everybody from logging in.
+#[tokio::test]
+async fn an_attempt_refused_for_its_account_does_not_count_for_its_address() {
+    let config = format!("server.trusted_proxies = ['127.0.0.1/32']\n{}", limited(""));
+    let gateway = Gateway::start(&config).await;
+    for index in 0..5 {
+        assert_eq!(guess(&gateway, &format!("203.0.113.{index}"), "ann@x.example").await, 401);
+    }
+    for _ in 0..8 {
+        assert_eq!(guess(&gateway, "198.51.100.1", "ann@x.example").await, 429);
+    }
+    for index in 0..6 {
+        let status = guess(&gateway, "198.51.100.1", &format!("u{index}@x.example")).await;
+        assert_eq!(status, if index < 5 { 401 } else { 429 }, "account {index}");
+    }
+}
+
 /// Requests that name no account are refused for that and do not count as attempts.
 #[tokio::test]
 async fn requests_that_name_no_account_do_not_count() {
