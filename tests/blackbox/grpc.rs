@@ -282,6 +282,54 @@ async fn no_request_is_lost_when_the_application_closes_its_connection() {
     assert!(service.connections.load(Ordering::SeqCst) > 5);
 }
 
+/// The connections of a process that crashes are reset, without GOAWAY.
+#[tokio::test]
+async fn a_request_is_sent_again_only_if_it_may_be_when_its_connection_is_reset() {
+    let service = Service::start(100, false, None).await;
+    service.released.add_permits(10);
+    for (method, body, status) in [("GET", "", 200), ("PUT", "", 200), ("POST", "x", 502)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let to = ("127.0.0.1", service.port);
+        let before = service.requests.load(Ordering::SeqCst);
+        tokio::spawn(async move {
+            let (mut first, _) = listener.accept().await.unwrap();
+            reset_at_request(&mut first).await;
+            drop(first);
+            let (mut second, _) = listener.accept().await.unwrap();
+            let mut service = tokio::net::TcpStream::connect(to).await.unwrap();
+            let _ = tokio::io::copy_bidirectional(&mut second, &mut service).await;
+        });
+        let gateway = Gateway::start(&format!(
+            "upstream.app = {{ url = 'http://127.0.0.1:{port}', http2 = true }}\nroute = [{{ path = '/*', upstream = 'app', access = 'public' }}]"
+        ))
+        .await;
+        let response = gateway.request(method, "/").body(body).send().await;
+        assert_eq!(response.status, status, "{method}: {}", gateway.log().errors());
+        let sent = service.requests.load(Ordering::SeqCst) - before;
+        assert_eq!(sent, usize::from(status == 200), "{method}");
+    }
+}
+
+/// Begins HTTP/2, reads until the head of a request, and makes the connection end with a reset.
+async fn reset_at_request(stream: &mut tokio::net::TcpStream) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    const PREFACE: usize = 24;
+    stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+    stream.read_exact(&mut [0; PREFACE]).await.unwrap();
+    loop {
+        let mut frame = [0; 9];
+        stream.read_exact(&mut frame).await.unwrap();
+        if frame[3] == 1 {
+            // What is unread resets the connection when it is closed.
+            return;
+        }
+        let length = u32::from_be_bytes([0, frame[0], frame[1], frame[2]]);
+        let length = usize::try_from(length).unwrap();
+        stream.read_exact(&mut vec![0; length]).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_failed_exchange_does_not_disturb_the_others() {
     let service = Service::start(100, false, None).await;

@@ -1,6 +1,7 @@
 //! HTTP/2 connections to an application: few of them, each with many requests.
 
 use std::error::Error as _;
+use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -212,14 +213,15 @@ pub(super) fn translate(request: &mut Request<ClientBody>, scheme: &str) {
 /// Whether the request was not acted on, or the connection ended: it may be sent once more if it
 /// may be repeated (RFC 9113 §8.7).
 pub(super) fn is_connection_lost(error: &hyper::Error) -> bool {
-    let cause = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    let Some(cause) = error.source() else { return error.is_closed() || error.is_canceled() };
+    let is_refused = |cause: &h2::Error| {
+        cause.is_go_away() || cause.reason() == Some(h2::Reason::REFUSED_STREAM)
+    };
     error.is_closed()
         || error.is_canceled()
-        || cause.is_some_and(|cause| {
-            cause.is_go_away()
-                || cause.is_io()
-                || cause.reason() == Some(h2::Reason::REFUSED_STREAM)
-        })
+        // hyper unpacks the errors of a socket.
+        || cause.is::<io::Error>()
+        || cause.downcast_ref().is_some_and(is_refused)
 }
 
 /// The maximum number of requests in flight on one connection. Another one is opened beyond it, or
