@@ -33,8 +33,9 @@ pub(super) struct Connections {
     pub(super) apart: AnyPool,
     /// Set once the database is open.
     pub(super) identity: Arc<OnceLock<DatabaseIdentity>>,
-    /// Closed last, because closing it drops the locks that SQLite holds on the file.
-    pub(super) _shared: Option<Arc<File>>,
+    /// The index of the `-wal`, the `-shm` of an SQLite database. Closed last, because closing it
+    /// drops the locks that SQLite holds on the file.
+    pub(super) index: Option<Arc<File>>,
 }
 
 /// How the kinds of databases differ for a statement.

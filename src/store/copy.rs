@@ -89,7 +89,7 @@ pub async fn copy(
     Store::check_gateways(to)?;
     install_drivers();
     let target = match &to.database {
-        Database::File(path) => sqlite::open(path).await?,
+        Database::File(path) => sqlite::open(path, true).await?,
         Database::Postgres(database) => postgres::open(database).await?,
     };
     begin(&target, to, &id, resumes).await?;

@@ -33,6 +33,12 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
+    /// The tables were in a `-wal` that is lost, or were never made.
+    #[error("the database {} has no tables: what was in it is lost; restore a backup, or move it away and start with `portcullis run --new-store`, without any account, session or revocation", path.display())]
+    NoTables {
+        /// The file.
+        path: PathBuf,
+    },
     /// A newer version wrote the database.
     #[error(
         "the database {database} was made by a newer version of portcullis (its schema has step {step}, which this version does not know); start the newer version, or restore a backup"
@@ -119,6 +125,14 @@ pub enum StoreError {
         path: PathBuf,
         /// What happened to it.
         how: &'static str,
+    },
+    /// The last process that used the database was killed, and the `-wal` is not as it left it.
+    #[error("the file {} is missing or damaged: it held changes that were acknowledged before a process was killed; put it back, or restore a backup; to go on without these changes, which may be revocations, delete {}", wal.display(), index.display())]
+    LostChanges {
+        /// The file.
+        wal: PathBuf,
+        /// The file that says what it held.
+        index: PathBuf,
     },
     /// A gateway uses a different database from the one that a command has opened.
     #[error("a running gateway has a different file open than the one that is now at {}, or another `-wal` or `-shm` next to it, so it would not see the change; restart the gateway, and try again", path.display())]

@@ -5,19 +5,25 @@
 //! are looked up by name and never opened here: closing a file of a database drops the locks that
 //! SQLite holds on it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::{StoreError, with_suffix};
+use super::{StoreError, wal, with_suffix};
 
 /// The files of an open database, and its random id.
 #[derive(Debug)]
 pub(super) struct DatabaseFiles {
     files: Vec<(PathBuf, FileId)>,
+    /// The index of the `-wal`.
+    index: Option<Arc<File>>,
     id: String,
+    /// How long the database was when it was last looked at.
+    length: AtomicU64,
+    is_truncated: AtomicBool,
     /// The content is that of another database, or of an older copy.
     is_other: AtomicBool,
     is_damaged: AtomicBool,
@@ -32,13 +38,25 @@ struct FileId {
 
 impl DatabaseFiles {
     /// The files as they are now. Call this while the database is open.
-    pub(super) fn record(database: &Path, id: String) -> io::Result<Self> {
+    pub(super) fn record(
+        database: &Path,
+        id: String,
+        index: Option<Arc<File>>,
+    ) -> io::Result<Self> {
         let files = files(database).into_iter().map(|path| {
             let (file, _) = FileId::read(&path)?;
             Ok((path, file))
         });
         let files = files.collect::<io::Result<_>>()?;
-        Ok(Self { files, id, is_other: AtomicBool::new(false), is_damaged: AtomicBool::new(false) })
+        Ok(Self {
+            files,
+            index,
+            id,
+            length: AtomicU64::new(0),
+            is_truncated: AtomicBool::new(false),
+            is_other: AtomicBool::new(false),
+            is_damaged: AtomicBool::new(false),
+        })
     }
 
     /// The name that gateways and commands use for the database while they have the same one open.
@@ -70,11 +88,21 @@ impl DatabaseFiles {
                 Err(source) => return Err(StoreError::Open { path: path.clone(), source }),
             }
         }
+        let [(database, _), (log, _), _] = &self.files[..] else { return Ok(()) };
+        if self.is_truncated.load(Ordering::Relaxed) {
+            return lost(database, "truncated");
+        }
+        if let Some(index) = &self.index
+            && wal::is_truncated(log, index)
+                .map_err(|source| StoreError::Open { path: log.clone(), source })?
+        {
+            return lost(log, "truncated");
+        }
         if self.is_other.load(Ordering::Relaxed) {
-            return lost(&self.files[0].0, "overwritten");
+            return lost(database, "overwritten");
         }
         if self.is_damaged.load(Ordering::Relaxed) {
-            return lost(&self.files[0].0, "damaged");
+            return lost(database, "damaged");
         }
         Ok(())
     }
@@ -85,10 +113,23 @@ impl DatabaseFiles {
         self.is_damaged.store(true, Ordering::Relaxed);
     }
 
-    /// Takes what the database says about itself: its id, and the number of its last revocation,
-    /// which must be at least `seen`.
-    pub(super) fn compare(&self, id: Option<&str>, last: i64, seen: i64) {
+    /// Takes what the database says about itself: its id, the number of its last revocation, which
+    /// must be at least `seen`, and its length with what is still in the `-wal`.
+    pub(super) fn compare(
+        &self,
+        id: Option<&str>,
+        last: i64,
+        seen: i64,
+        length: i64,
+    ) -> io::Result<()> {
         self.is_other.store(id != Some(&self.id) || last < seen, Ordering::Relaxed);
+        // Only `VACUUM` makes a database shorter, and then it says so.
+        let (_, now) = FileId::read(&self.files[0].0)?;
+        let known = self.length.load(Ordering::Relaxed).max(now);
+        let known = known.min(u64::try_from(length).unwrap_or(0));
+        self.length.store(known, Ordering::Relaxed);
+        self.is_truncated.store(now < known, Ordering::Relaxed);
+        Ok(())
     }
 }
 

@@ -38,6 +38,7 @@ mod sqlite;
 mod status;
 #[cfg(test)]
 mod testing;
+mod wal;
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -139,7 +140,7 @@ impl Store {
     async fn create_or_open(settings: &StoreSettings) -> Result<Self, StoreError> {
         install_drivers();
         let connections = match &settings.database {
-            Database::File(path) => sqlite::open(path).await?,
+            Database::File(path) => sqlite::open(path, settings.first_start.is_some()).await?,
             Database::Postgres(database) => postgres::open(database).await?,
         };
         let store = Self::new(connections, settings);
@@ -148,7 +149,7 @@ impl Store {
         let id = store.database_id().await?;
         let identity = match &settings.database {
             Database::File(path) => {
-                let files = DatabaseFiles::record(path, id);
+                let files = DatabaseFiles::record(path, id, store.connections.index.clone());
                 let open = |source| StoreError::Open { path: path.clone(), source };
                 DatabaseIdentity::Files(files.map_err(open)?)
             }

@@ -103,7 +103,7 @@ fn connect(database: &Postgres) -> Result<Connections, StoreError> {
         follower: read_only(1)?,
         apart: pool(APART).connect_lazy(url)?,
         identity: Arc::default(),
-        _shared: None,
+        index: None,
     })
 }
 
@@ -222,7 +222,7 @@ mod tests {
         tests.args(["store::", "revocation::", "identity::issue", "identity::session"]);
         tests.args(["identity::personal_tokens", "--test-threads=4"]);
         // What only a file has.
-        for only_file in ["sqlite", "files", "presence", "first_start", "postgres"] {
+        for only_file in ["sqlite", "files", "wal", "presence", "first_start", "postgres"] {
             tests.args(["--skip", &format!("store::{only_file}::")]);
         }
         let done = tests.output().unwrap();

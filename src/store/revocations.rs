@@ -103,10 +103,12 @@ impl Store {
         let mut reading = self.connections.follow().await?;
         match self.connections.identity() {
             Some(DatabaseIdentity::Files(files)) => {
-                let found: Vec<(Option<String>, i64)> =
+                let found: Vec<(Option<String>, i64, i64)> =
                     reading.all(sqlx::query_as(SELECT_IDENTITY)).await?;
-                let (id, last) = found.into_iter().next().unwrap_or_default();
-                files.compare(id.as_deref(), last, seq);
+                let (id, last, length) = found.into_iter().next().unwrap_or_default();
+                files.check()?;
+                let compared = files.compare(id.as_deref(), last, seq, length);
+                compared.map_err(|error| StoreError::Database(error.into()))?;
                 files.check()?;
             }
             Some(DatabaseIdentity::Server(server)) => {
@@ -264,7 +266,8 @@ const END_SESSION: &str = "UPDATE sessions SET ended_at = $1 WHERE id = $2 AND e
 
 const AFTER: &str = "SELECT kind, value, scope, revoked_at, seq FROM revocations WHERE seq > $1 ORDER BY seq LIMIT $2";
 
-const SELECT_IDENTITY: &str = "SELECT (SELECT value FROM facts WHERE name = 'store_id'), (SELECT COALESCE(MAX(seq), 0) FROM revocations)";
+const SELECT_IDENTITY: &str = "SELECT (SELECT value FROM facts WHERE name = 'store_id'), (SELECT COALESCE(MAX(seq), 0) FROM revocations), \
+    (SELECT page_count * page_size FROM pragma_page_count, pragma_page_size)";
 
 /// The history of a database is named by its server process and its table. A standby has none: it
 /// may be far behind.

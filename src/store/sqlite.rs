@@ -19,11 +19,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use super::connections::{Connections, Engine};
-use super::{StoreError, migrate, with_suffix};
+use super::{StoreError, migrate, wal, with_suffix};
 
 /// Opens the database at this path, creates it if there is none (mode 0600), and brings its schema
-/// up to date.
-pub(super) async fn open(path: &Path) -> Result<Connections, StoreError> {
+/// up to date. `is_first`: an earlier start may have been killed before it made the tables.
+pub(super) async fn open(path: &Path, is_first: bool) -> Result<Connections, StoreError> {
+    let was_written = std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > 0);
     create_private(path).map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
     check_kind(path)?;
     warn_if_remote(path);
@@ -31,10 +32,11 @@ pub(super) async fn open(path: &Path) -> Result<Connections, StoreError> {
     // time, one would fail. The lock is released with its handle when this function ends,
     // however it ends.
     let _alone = lock(path, LOCK_TIMEOUT).await?;
+    wal::check_complete(path)?;
     let url = url(path);
-    let (mut first, shared) = probe(path, &url).await?;
+    let (mut first, index) = probe(path, &url, was_written && !is_first).await?;
     migrate(&mut first, &path.display()).await?;
-    let connections = connect(&url, shared).await?;
+    let connections = connect(&url, index).await?;
     // Only after the others were opened: with its last connection, a database loses its `-wal`.
     first.close().await?;
     Ok(connections)
@@ -48,6 +50,7 @@ pub(super) async fn open_read_only(path: &Path) -> Result<Option<Connections>, S
         _ => {}
     }
     check_kind(path)?;
+    wal::check_complete(path)?;
     let pool = pool(1).connect(&format!("{}?mode=ro", url(path))).await?;
     if let (_, 0) = count_tables(&pool).await? {
         return Err(StoreError::Foreign { database: path.display().to_string() });
@@ -59,12 +62,12 @@ pub(super) async fn open_read_only(path: &Path) -> Result<Option<Connections>, S
         follower: pool.clone(),
         apart: pool,
         identity: Arc::default(),
-        _shared: None,
+        index: None,
     }))
 }
 
 /// Opens the connections to the existing database at this URL.
-async fn connect(url: &str, shared: Option<File>) -> Result<Connections, sqlx::Error> {
+async fn connect(url: &str, index: Option<File>) -> Result<Connections, sqlx::Error> {
     let read_only = |count| {
         pool(count)
             .after_connect(|connection, _| {
@@ -86,7 +89,7 @@ async fn connect(url: &str, shared: Option<File>) -> Result<Connections, sqlx::E
         apart: writer.clone(),
         writer,
         identity: Arc::default(),
-        _shared: shared.map(Arc::new),
+        index: index.map(Arc::new),
     })
 }
 
@@ -127,21 +130,27 @@ fn preallocate_index(database: &Path) -> io::Result<Option<File>> {
 
 /// Opens one connection, to see at once why that fails: a pool retries for a long time and does not
 /// report the reason.
-async fn probe(path: &Path, url: &str) -> Result<(AnyConnection, Option<File>), StoreError> {
+async fn probe(
+    path: &Path,
+    url: &str,
+    had_tables: bool,
+) -> Result<(AnyConnection, Option<File>), StoreError> {
     // With this, a write beyond the file size limit (RLIMIT_FSIZE) fails instead of ending the
     // process.
     drop(signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map_err(sqlx::Error::Io)?);
     let mut first = AnyConnection::connect(url).await?;
     // Check this before anything is written to the database.
-    if matches!(count_tables(&mut first).await?, (1.., 0)) {
-        return Err(StoreError::Foreign { database: path.display().to_string() });
+    match count_tables(&mut first).await? {
+        (1.., 0) => return Err(StoreError::Foreign { database: path.display().to_string() }),
+        (0, _) if had_tables => return Err(StoreError::NoTables { path: path.to_owned() }),
+        _ => {}
     }
     configure(&mut first).await?;
     // From here on, the files next to it exist.
     count_tables(&mut first).await?;
-    let shared = preallocate_index(path)
+    let index = preallocate_index(path)
         .map_err(|source| StoreError::Open { path: with_suffix(path, "-shm"), source })?;
-    Ok((first, shared))
+    Ok((first, index))
 }
 
 /// The number of tables and other schema objects, and how many of them are the table of schema

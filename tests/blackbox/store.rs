@@ -145,6 +145,40 @@ async fn a_missing_or_replaced_database_acknowledges_nothing() {
     is_refused("was emptied").await;
 }
 
+/// The size of a page of the database in bytes.
+const PAGE: u64 = 4096;
+
+/// What is read from a truncated file is lost, and what is written to it soon.
+#[tokio::test]
+async fn a_truncated_database_acknowledges_nothing() {
+    for (file, statements) in [
+        ("portcullis.db", &["PRAGMA wal_checkpoint(TRUNCATE)"][..]),
+        ("portcullis.db-wal", &["UPDATE facts SET value = value"]),
+    ] {
+        let gateway = Gateway::start(&open("")).await;
+        gateway.register("ann@example.com").await;
+        run(&gateway, statements).await;
+        // A smaller database than before is no damage if SQLite made it so.
+        run(&gateway, &["VACUUM", "PRAGMA wal_checkpoint(PASSIVE)"]).await;
+        gateway.register("carl@example.com").await;
+        let opened = std::fs::OpenOptions::new().write(true).open(gateway.path(file)).unwrap();
+        let half = opened.metadata().unwrap().len() / 2;
+        opened.set_len(if file.ends_with("-wal") { PAGE } else { half }).unwrap();
+        let problem = within(async {
+            loop {
+                let answer = gateway.admin("/readyz").await.json();
+                match answer["problems"]["store"].as_str() {
+                    Some(problem) => break problem.to_owned(),
+                    None => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
+                }
+            }
+        });
+        let problem = problem.await;
+        assert!(problem.contains(&format!("{file} was truncated")), "{problem}");
+        register(&gateway, "bob@example.com").await.is(503, "store_unavailable");
+    }
+}
+
 /// Processes that use a database see the writes of others through this file.
 #[tokio::test]
 async fn a_revocation_that_a_gateway_cannot_read_fails() {

@@ -1,0 +1,328 @@
+//! Whether the `-wal` still holds every change that was acknowledged.
+//!
+//! SQLite keeps the latest changes in the `-wal`, and its index in the `-shm`. When it opens a
+//! database, it takes the `-wal` as it is: one that is missing, or damaged from some point on, counts
+//! as if it had never been longer. But if the last process was killed, the index is still there, and
+//! says how much was committed. SQLite writes the index after the `-wal`, so it never says too much.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::{StoreError, with_suffix};
+
+/// Checks this before SQLite opens the database, which would create the index anew.
+pub(super) fn check_complete(database: &Path) -> Result<(), StoreError> {
+    let (wal, index) = (with_suffix(database, "-wal"), with_suffix(database, "-shm"));
+    let read = || -> io::Result<bool> {
+        let Some(index) = found(File::open(&index))? else { return Ok(true) };
+        loop {
+            let Some(committed) = Committed::read(&index)? else { return Ok(true) };
+            let is_complete = match found(File::open(&wal))? {
+                Some(wal) => committed.is_in(wal)?,
+                None => committed.is_in(io::empty())?,
+            };
+            // Another process may have changed both.
+            if is_complete || Committed::read(&index)? == Some(committed) {
+                return Ok(is_complete);
+            }
+        }
+    };
+    match read() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(StoreError::LostChanges { wal, index }),
+        Err(source) => Err(StoreError::Open { path: wal, source }),
+    }
+}
+
+/// Whether the `-wal` of an open database is shorter than its index says.
+pub(super) fn is_truncated(wal: &Path, index: &File) -> io::Result<bool> {
+    loop {
+        let Some(committed) = Committed::read(index)? else { return Ok(false) };
+        if fs::metadata(wal)?.len() >= committed.length() {
+            return Ok(false);
+        }
+        // SQLite itself may just have emptied it.
+        if Committed::read(index)? == Some(committed) {
+            return Ok(true);
+        }
+    }
+}
+
+/// What the index says about the `-wal` (SQLite's “WAL-mode file format”, §2.1 and §2.2).
+#[derive(Debug, PartialEq, Eq)]
+struct Committed {
+    /// How many frames are committed.
+    frames: u32,
+    /// The size of a page in bytes.
+    page: usize,
+    /// The checksum of the last one.
+    checksum: [u32; 2],
+    /// What distinguishes this `-wal` from those before it: a counter and a random number.
+    salt: [u32; 2],
+    /// Whether the database holds all of them.
+    is_copied: bool,
+}
+
+impl Committed {
+    /// `None`: no changes are committed, or the index is not valid: a process is changing it, or it
+    /// did not survive a power failure.
+    fn read(index: &File) -> io::Result<Option<Self>> {
+        let mut bytes = [0; INDEX_HEADER];
+        match index.read_exact_at(&mut bytes, 0) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+            read => read?,
+        }
+        let (header, rest) = bytes.split_at(INDEX_COPY);
+        let (second, rest) = rest.split_at(INDEX_COPY);
+        let number = |at: usize| native(&header[at..]);
+        let checksum = checksum([0; 2], &header[..INDEX_CHECKSUM], native);
+        let is_valid = header == second
+            && header[12] == 1
+            && number(0) == INDEX_VERSION
+            && checksum == [number(INDEX_CHECKSUM), number(INDEX_CHECKSUM + 4)];
+        let frames = number(16);
+        if !is_valid || frames == 0 {
+            return Ok(None);
+        }
+        // The largest size does not fit and is written as 1.
+        let page = match u16::from_ne_bytes([header[14], header[15]]) {
+            1 => 1 << 16,
+            size => usize::from(size),
+        };
+        Ok(Some(Self {
+            frames,
+            page,
+            checksum: [number(24), number(28)],
+            salt: [big_endian(&header[32..]), big_endian(&header[36..])],
+            is_copied: native(rest) >= frames,
+        }))
+    }
+
+    /// The length of a `-wal` that holds all of this.
+    fn length(&self) -> u64 {
+        WAL_HEADER as u64 + u64::from(self.frames) * (FRAME_HEADER + self.page) as u64
+    }
+
+    /// Whether the `-wal` with this content holds all of it, or something newer.
+    fn is_in(&self, wal: impl Read) -> io::Result<bool> {
+        if self.is_copied {
+            return Ok(true);
+        }
+        match self.follow(io::BufReader::with_capacity(1 << 16, wal)) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
+            followed => followed,
+        }
+    }
+
+    /// Each checksum covers everything before it.
+    fn follow(&self, mut wal: impl Read) -> io::Result<bool> {
+        let mut header = [0; WAL_HEADER];
+        wal.read_exact(&mut header)?;
+        let number: fn(&[u8]) -> u32 = match big_endian(&header) {
+            MAGIC_LITTLE => little_endian,
+            MAGIC_BIG => big_endian,
+            _ => return Ok(false),
+        };
+        let mut sum = checksum([0; 2], &header[..24], number);
+        if sum != [big_endian(&header[24..]), big_endian(&header[28..])] {
+            return Ok(false);
+        }
+        let salt = big_endian(&header[16..]);
+        if salt != self.salt[0] {
+            // After a power failure, the index may be older than the `-wal`: everything that it
+            // knows had been copied before the next `-wal` began.
+            return Ok(salt.wrapping_sub(self.salt[0]) < u32::MAX / 2);
+        }
+        let mut frame = vec![0; FRAME_HEADER + self.page];
+        for _ in 0..self.frames {
+            wal.read_exact(&mut frame)?;
+            sum = checksum(sum, &frame[..8], number);
+            sum = checksum(sum, &frame[FRAME_HEADER..], number);
+            let written = [16, 20].map(|at| big_endian(&frame[at..]));
+            let salt = [8, 12].map(|at| big_endian(&frame[at..]));
+            if (written, salt) != (sum, self.salt) {
+                return Ok(false);
+            }
+        }
+        Ok(sum == self.checksum)
+    }
+}
+
+/// SQLite's checksum of these bytes, which continues `sum`.
+fn checksum(sum: [u32; 2], bytes: &[u8], number: impl Fn(&[u8]) -> u32) -> [u32; 2] {
+    bytes.chunks_exact(8).fold(sum, |[first, second], pair| {
+        let first = first.wrapping_add(number(pair)).wrapping_add(second);
+        [first, second.wrapping_add(number(&pair[4..])).wrapping_add(first)]
+    })
+}
+
+fn first_four(bytes: &[u8]) -> [u8; 4] {
+    bytes.first_chunk().copied().expect("callers pass at least four bytes")
+}
+
+fn native(bytes: &[u8]) -> u32 {
+    u32::from_ne_bytes(first_four(bytes))
+}
+
+fn big_endian(bytes: &[u8]) -> u32 {
+    u32::from_be_bytes(first_four(bytes))
+}
+
+fn little_endian(bytes: &[u8]) -> u32 {
+    u32::from_le_bytes(first_four(bytes))
+}
+
+/// `None`: there is no such file.
+fn found<T>(opened: io::Result<T>) -> io::Result<Option<T>> {
+    match opened {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
+/// The header of the index twice, and how many frames were copied.
+const INDEX_HEADER: usize = 2 * INDEX_COPY + 4;
+
+const INDEX_COPY: usize = 48;
+
+/// Where the checksum of the header is.
+const INDEX_CHECKSUM: usize = 40;
+
+const INDEX_VERSION: u32 = 3_007_000;
+
+const WAL_HEADER: usize = 32;
+
+const FRAME_HEADER: usize = 24;
+
+/// How a `-wal` begins, by the byte order of its checksums.
+const MAGIC_LITTLE: u32 = 0x377F_0682;
+const MAGIC_BIG: u32 = 0x377F_0683;
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use sqlx::{Connection, Executor};
+
+    use super::*;
+    use crate::store::{RevocationRow, Store, StoreSettings, test_settings};
+
+    /// The settings of a database that a process used until it was killed: it had revoked three
+    /// tokens.
+    async fn killed(folder: &Path) -> (StoreSettings, PathBuf) {
+        let (used, left) = (folder.join("used"), folder.join("left"));
+        fs::create_dir(&used).unwrap();
+        fs::create_dir(&left).unwrap();
+        let store = Store::open(&test_settings(&used)).await.unwrap();
+        for value in ["a", "b", "c"] {
+            let row = RevocationRow {
+                kind: "jti".into(),
+                value: value.into(),
+                scope: "*".into(),
+                revoked_at: 1,
+                seq: 0,
+            };
+            store.revoke(&[row]).await.unwrap();
+        }
+        for file in fs::read_dir(&used).unwrap() {
+            let file = file.unwrap();
+            fs::copy(file.path(), left.join(file.file_name())).unwrap();
+        }
+        store.close().await;
+        let settings = test_settings(&left);
+        let database = settings.database.file().unwrap().to_owned();
+        (settings, database)
+    }
+
+    #[tokio::test]
+    async fn a_complete_wal_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let (settings, _) = killed(folder.path()).await;
+        let store = Store::open(&settings).await.unwrap();
+        assert_eq!(store.revocations_after(0).await.unwrap().len(), 3);
+        store.close().await;
+        // Closing it has copied and removed the `-wal`.
+        Store::open(&settings).await.unwrap().close().await;
+    }
+
+    #[tokio::test]
+    async fn a_wal_without_what_was_committed_is_refused_until_its_index_is_gone() {
+        type Damage = fn(&Path);
+        let damages: [Damage; 5] = [
+            |wal| fs::remove_file(wal).unwrap(),
+            |wal| fs::write(wal, "").unwrap(),
+            |wal| {
+                let wal = fs::OpenOptions::new().write(true).open(wal).unwrap();
+                // One byte of the last frame.
+                wal.set_len(wal.metadata().unwrap().len() - 1).unwrap();
+            },
+            |wal| flip(wal, 4),
+            |wal| flip(wal, fs::metadata(wal).unwrap().len() - 2000),
+        ];
+        for (index, damage) in damages.into_iter().enumerate() {
+            let folder = tempfile::tempdir().unwrap();
+            let (settings, database) = killed(folder.path()).await;
+            damage(&with_suffix(&database, "-wal"));
+            for _ in 0..2 {
+                for error in [
+                    Store::open(&settings).await.unwrap_err(),
+                    Store::open_read_only(&settings).await.unwrap_err(),
+                ] {
+                    let error = error.to_string();
+                    assert!(
+                        error.contains("-wal is missing or damaged") && error.contains("-shm"),
+                        "{index}: {error}"
+                    );
+                }
+            }
+            fs::remove_file(with_suffix(&database, "-shm")).unwrap();
+            // Without the beginning, there are no tables.
+            match Store::open(&settings).await {
+                Ok(store) => {
+                    assert_eq!(store.revocations_after(0).await.unwrap().len(), 2, "{index}");
+                    store.close().await;
+                }
+                Err(error) => {
+                    assert!(error.to_string().contains("has no tables: what was in it is lost"));
+                    assert!(matches!(index, 0 | 1 | 3), "{index}: {error}");
+                }
+            }
+        }
+    }
+
+    fn flip(file: &Path, at: u64) {
+        let file = fs::OpenOptions::new().read(true).write(true).open(file).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[!byte[0]], at).unwrap();
+    }
+
+    /// As after a power failure: the index is from before the present `-wal`.
+    #[tokio::test]
+    async fn a_wal_that_is_newer_than_its_index_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let (settings, database) = killed(folder.path()).await;
+        let index = with_suffix(&database, "-shm");
+        let old = fs::read(&index).unwrap();
+        fs::create_dir(folder.path().join("newer")).unwrap();
+        let newer = folder.path().join("newer").join(database.file_name().unwrap());
+        let store = Store::open(&settings).await.unwrap();
+        let mut other =
+            sqlx::AnyConnection::connect(&format!("sqlite://{}", url(&database))).await.unwrap();
+        other.execute("PRAGMA wal_checkpoint(RESTART)").await.unwrap();
+        other.execute("UPDATE facts SET value = value").await.unwrap();
+        for suffix in ["", "-wal"] {
+            fs::copy(with_suffix(&database, suffix), with_suffix(&newer, suffix)).unwrap();
+        }
+        fs::write(with_suffix(&newer, "-shm"), old).unwrap();
+        check_complete(&newer).unwrap();
+        other.close().await.unwrap();
+        store.close().await;
+    }
+
+    fn url(path: &Path) -> String {
+        path.to_str().unwrap().replace(' ', "%20").replace("b%.db", "b%25.db")
+    }
+}
