@@ -99,7 +99,9 @@ impl Connections {
     where
         Row: Send + Unpin + for<'row> FromRow<'row, AnyRow>,
     {
-        self.engine.fetch(&self.readers, self.engine.begin_reading, statement).await
+        let read = self.engine.fetch(&self.readers, self.engine.begin_reading, statement).await;
+        note_damage(&self.identity, &read);
+        read
     }
 
     /// Reads all rows of a statement as they are.
@@ -115,7 +117,9 @@ impl Connections {
             transaction.commit().await?;
             Ok(rows)
         };
-        engine.bounded(reading).await
+        let read = engine.bounded(reading).await;
+        note_damage(&self.identity, &read);
+        read
     }
 
     /// Reads the first row of a statement that returns few.
@@ -216,6 +220,15 @@ impl Connections {
     }
 }
 
+/// Notes damage that a statement has found, whoever ran it: nothing is written to such a database.
+fn note_damage<T>(identity: &OnceLock<DatabaseIdentity>, done: &Result<T, StoreError>) {
+    if let (Err(error), Some(identity)) = (done, identity.get())
+        && error.is_damage()
+    {
+        identity.record_damage();
+    }
+}
+
 /// A transaction that reads.
 pub(super) struct ReadTransaction {
     transaction: Transaction<'static, Any>,
@@ -258,6 +271,7 @@ impl WriteTransaction {
     ) -> Result<u64, StoreError> {
         let statement = statement.persistent(!self.engine.is_pooled);
         let done = self.engine.bounded(statement.execute(&mut *self.transaction)).await;
+        note_damage(&self.identity, &done);
         self.has_failed |= done.is_err();
         Ok(done?.rows_affected())
     }
@@ -284,6 +298,7 @@ impl WriteTransaction {
     {
         let statement = statement.persistent(!self.engine.is_pooled);
         let done = self.engine.bounded(statement.fetch_all(&mut *self.transaction)).await;
+        note_damage(&self.identity, &done);
         self.has_failed |= done.is_err();
         done
     }

@@ -113,7 +113,7 @@ pub enum StoreError {
         database: String,
     },
     /// The schema cannot be brought up to date.
-    #[error("the database's schema cannot be updated: {0}")]
+    #[error("the database's schema cannot be updated: {0}{advice}", advice = advice_on(.0))]
     Migrate(#[source] MigrateError),
     /// A statement failed.
     #[error("the database failed: {0}{advice}", advice = advice(.0))]
@@ -156,6 +156,14 @@ pub enum StoreError {
     Seal(#[from] SealError),
 }
 
+impl StoreError {
+    /// Whether SQLite found the database damaged.
+    pub(super) fn is_damage(&self) -> bool {
+        let Self::Database(cause) = self else { return false };
+        matches!(result_code(cause).map(|code| code & 0xff), Some(11 | 26))
+    }
+}
+
 pub(super) fn format_time(seconds: i64) -> impl std::fmt::Display {
     humantime::format_rfc3339_seconds(
         UNIX_EPOCH + Duration::from_secs(seconds.max(0).cast_unsigned()),
@@ -196,6 +204,14 @@ fn advice(error: &sqlx::Error) -> &'static str {
         Some(14) => {
             "; allow the user that runs the gateway to open the file of `[store] database` and to write to its folder"
         }
+        _ => "",
+    }
+}
+
+/// What to do about a schema step that failed.
+fn advice_on(error: &MigrateError) -> &'static str {
+    match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => advice(error),
         _ => "",
     }
 }

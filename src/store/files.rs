@@ -149,3 +149,34 @@ impl FileId {
         Ok((Self { device: metadata.dev(), inode: metadata.ino() }, metadata.len()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use sqlx::Executor;
+
+    use crate::store::{Store, test_settings};
+
+    /// Whoever finds it, and although what follows the revocations may still read them.
+    #[tokio::test]
+    async fn damage_that_one_reader_finds_ends_all_writes() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = test_settings(folder.path());
+        let store = Store::open(&settings).await.unwrap();
+        let writer = store.connections.writer();
+        writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").await.unwrap();
+        let database = settings.database.file().unwrap();
+        let database = std::fs::OpenOptions::new().write(true).open(database).unwrap();
+        for page in 1..database.metadata().unwrap().len() / 4096 {
+            database.write_all_at(&[0xff; 4096], page * 4096).unwrap();
+        }
+        assert_eq!(store.problem(), None);
+        store.account_by_email("ann@example.com").await.unwrap_err();
+        let problem = store.problem().unwrap_or_default();
+        assert!(problem.contains("was damaged while it was in use"), "{problem}");
+        // Closing the file has dropped the locks that SQLite holds on it.
+        drop(database);
+        store.close().await;
+    }
+}

@@ -61,7 +61,7 @@ pub use self::copy::{CopyError, copy};
 pub use self::counters::SharedCounters;
 pub use self::database::{Database, Postgres, UrlError};
 pub use self::error::StoreError;
-use self::error::{format_time, result_code};
+use self::error::format_time;
 use self::files::DatabaseFiles;
 pub use self::first_start::FirstStart;
 use self::identity::{DatabaseIdentity, ServerIdentity};
@@ -248,8 +248,8 @@ impl Store {
     /// [`Store::retry_write`] finds that it is not.
     pub fn record_failure(&self, error: &StoreError) {
         match error {
-            StoreError::Database(cause) => {
-                if matches!(result_code(cause).map(|code| code & 0xff), Some(11 | 26))
+            StoreError::Database(_) => {
+                if error.is_damage()
                     && let Some(identity) = self.connections.identity()
                 {
                     identity.record_damage();
