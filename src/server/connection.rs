@@ -68,7 +68,8 @@ pub(super) async fn serve(
         Timeouts { header: snapshot.limits.header_timeout, idle: snapshot.limits.idle_timeout };
     // Proxies ask in cleartext.
     let tls = snapshot.tls.as_ref().filter(|_| door == Door::Public);
-    let context = ConnectionContext {
+    // Boxed, since the future of each function that it is passed to would have space for it.
+    let context = Box::new(ConnectionContext {
         gateway,
         worker,
         door,
@@ -76,7 +77,7 @@ pub(super) async fn serve(
         state: ConnectionState::new(slot),
         timeouts,
         draining,
-    };
+    });
     // Boxed, so that a connection takes up the memory of its own protocol, not of the largest one.
     let ended = match tls {
         None => context.cleartext(stream, snapshot).await,
@@ -139,7 +140,12 @@ struct ConnectionContext {
 
 impl ConnectionContext {
     /// Serves HTTP/1.1 or HTTP/2, as the client chooses by ALPN.
-    async fn over_tls(mut self, mut stream: TcpStream, tls: &Tls, snapshot: &Snapshot) -> Ended {
+    async fn over_tls(
+        mut self: Box<Self>,
+        mut stream: TcpStream,
+        tls: &Tls,
+        snapshot: &Snapshot,
+    ) -> Ended {
         let handshake = async {
             if plain_http::is_spoken(&stream).await? {
                 self.gateway.telemetry().metrics.malformed("not_tls");
@@ -166,16 +172,19 @@ impl ConnectionContext {
     }
 
     /// Serves HTTP/1.1, or HTTP/2 if the client starts with its preface.
-    async fn cleartext(self, mut stream: TcpStream, snapshot: &Snapshot) -> Ended {
+    async fn cleartext(self: Box<Self>, mut stream: TcpStream, snapshot: &Snapshot) -> Ended {
         if !snapshot.h2c || self.door != Door::Public {
             return Box::pin(self.http1(Coalescing(stream), Bytes::new(), snapshot)).await;
         }
-        let preface = tokio::select! {
-            biased;
-            preface = read_preface(&mut stream, self.timeouts) => preface?,
-            () = self.may_close() => return Ok(()),
-        };
-        match preface {
+        // Boxed, so that its memory is free once it is read.
+        let preface = Box::pin(async {
+            tokio::select! {
+                biased;
+                preface = read_preface(&mut stream, self.timeouts) => preface,
+                () = self.may_close() => Ok(Preface::Nothing),
+            }
+        });
+        match preface.await? {
             Preface::Http2(read) => Box::pin(self.http2(stream, read, snapshot)).await,
             Preface::Other(read) => Box::pin(self.http1(Coalescing(stream), read, snapshot)).await,
             Preface::Nothing => Ok(()),
@@ -183,7 +192,7 @@ impl ConnectionContext {
     }
 
     async fn http1<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-        self,
+        self: Box<Self>,
         io: T,
         prefix: Bytes,
         snapshot: &Snapshot,
@@ -235,7 +244,7 @@ impl ConnectionContext {
     }
 
     async fn http2<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-        self,
+        self: Box<Self>,
         io: T,
         prefix: Bytes,
         snapshot: &Snapshot,
@@ -253,7 +262,7 @@ impl ConnectionContext {
             .keep_alive_timeout(Duration::from_secs(20));
         // Response bytes that the client does not read are buffered here, for each of its streams.
         builder.max_send_buf_size(SEND_BUFFER);
-        let context = Arc::new(self);
+        let context = Arc::<Self>::from(self);
         let (answering, watching) = (Arc::clone(&context), Arc::clone(&stalls));
         let service = service_fn(move |request: Request<Incoming>| {
             let request = request.map(|body| RequestBody::with_unread(body, &answering.state));
@@ -296,7 +305,8 @@ impl ConnectionContext {
             if Instant::now() >= deadline {
                 return;
             }
-            tokio::time::sleep_until(deadline).await;
+            // Boxed: no connection waits here before a drain, and all would keep space for it.
+            Box::pin(tokio::time::sleep_until(deadline)).await;
         }
     }
 
