@@ -220,6 +220,7 @@ texts!(
         scan: String,
         type_in: String,
         app_hint: String,
+        qr: String,
         turn_on: String,
         start_again: String,
         codes_title: String,
