@@ -17,7 +17,7 @@ struct EnrolmentPage<'a> {
     title: &'a str,
     notice: Option<&'a str>,
     complaints: Vec<Complaint>,
-    /// An image that we generate. It contains only squares, no text that anyone typed.
+    /// An image that we generate. It contains only lines, no text that anyone typed.
     qr: &'a str,
     words: &'static SecondFactorTexts,
     code: &'static str,
