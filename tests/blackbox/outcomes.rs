@@ -8,7 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use crate::harness::client::Request;
-use crate::harness::{Gateway, Response, Step, mint};
+use crate::harness::{Connection, Gateway, Response, Step, mint};
+use crate::pages::register;
 
 const SITE: &str = "
 identity = { issuer = 'https://app.test/auth', registration = 'open', brand = { name = 'Example' } }
@@ -16,6 +17,7 @@ server.limits.max_body = '1KiB'
 limit.few = { requests = 1, per = '1m' }
 upstream.gone.url = 'http://127.0.0.1:1'
 upstream.slow = { url = 'http://$UPSTREAM', response_timeout = '100ms' }
+upstream.busy = { url = 'http://$UPSTREAM', max_requests = 1 }
 [issuer.corp]
 issuer = 'https://login.test/corp'
 audience = ['reports']
@@ -37,6 +39,8 @@ fn site(more: &str) -> String {
         ("/few/*", "upstream = 'app'\nlimit = 'few'"),
         ("/gone/*", "upstream = 'gone'"),
         ("/slow/*", "upstream = 'slow'"),
+        ("/busy/*", "upstream = 'busy'"),
+        ("/aged/*", "upstream = 'app'\nstream_max_age = '1s'"),
         ("/reports/*", "upstream = 'app'\nmethods = ['GET', 'POST']"),
     ] {
         let cookies = if path == "/auth/*" { "" } else { "token_from = ['header', 'cookie']\n" };
@@ -81,6 +85,7 @@ async fn a_person_gets_a_page_and_a_script_a_problem_whatever_happens() {
     gateway.upstream().does_at("/slow/a", vec![Step::ReadBody, Step::Hold]);
     let user = mint::claims(json!({ "roles": ["user"], "email": "ann@example.com" }));
     let away = mint::Published::new("a").token(json!({ "iss": "https://away.test" }));
+    let _held = occupy(&gateway, &user).await;
     navigates(with_token(gateway.get("/few/a"), &user)).send().await;
     let long = "a".repeat(2000);
     for (method, path, token, status, title, reason) in [
@@ -92,6 +97,7 @@ async fn a_person_gets_a_page_and_a_script_a_problem_whatever_happens() {
         ("GET", "/few/a", &user, 429, "Too many requests", "rate_limited"),
         ("GET", "/gone/a", &user, 502, "The application does not respond", "upstream_unreachable"),
         ("GET", "/reports/a", &away, 503, "Temporarily unavailable", "keys_unavailable"),
+        ("GET", "/busy/a", &user, 503, "The application is busy", "overloaded"),
         ("GET", "/slow/a", &user, 504, "The application takes too long", "upstream_timeout"),
     ] {
         let ask = || {
@@ -103,7 +109,7 @@ async fn a_person_gets_a_page_and_a_script_a_problem_whatever_happens() {
         let html = is_page(&page, status, title, reason);
         assert!(html.contains("<a href=\"/start?a=b&#38;c\">Back</a>"), "{html}");
         assert!(html.contains("/auth/style.css") && html.contains("· Example</title>"), "{html}");
-        let is_known = !matches!(status, 400 | 404 | 405 | 429 | 503);
+        let is_known = !matches!(status, 400 | 404 | 405 | 429) && reason != "keys_unavailable";
         assert_eq!(html.contains("You are logged in as ann@example.com."), is_known, "{html}");
         assert_eq!(html.contains(">Try again</a>"), status == 429 || status >= 502, "{html}");
         if status == 403 {
@@ -115,12 +121,30 @@ async fn a_person_gets_a_page_and_a_script_a_problem_whatever_happens() {
             ask().host("app.test").header("Accept", "*/*").header("Sec-Fetch-Mode", "cors");
         script.send().await.is(status, reason);
     }
-    // The form of a person whose login cannot be read, or who has none that counts here.
+}
+
+/// Makes the only request that an application may have in flight.
+async fn occupy(gateway: &Gateway, token: &str) -> Connection {
+    let begun = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n";
+    gateway.upstream().does_at("/busy/held", vec![Step::Write(begun.into()), Step::Hold]);
+    let mut connection = gateway.connect().await;
+    connection.write(with_token(gateway.get("/busy/held"), token).bytes()).await;
+    connection.head().await.unwrap();
+    connection
+}
+
+/// Of a person whose login cannot be read, or who has none that counts here.
+#[tokio::test]
+async fn a_page_about_a_login_shows_nothing_that_a_client_chose() {
+    let gateway = Gateway::start(&site("")).await;
+    let user = mint::claims(json!({ "roles": ["user"], "email": "ann@example.com" }));
     let twice = gateway.get("/reports/a").header("Cookie", &format!("__Host-portcullis={user}"));
     let page = navigates(twice).bearer(&user).send().await;
     is_page(&page, 400, "The login cannot be read", "credentials_ambiguous");
     let page = navigates(gateway.get("/reports/a")).bearer("a.b.c").send().await;
     is_page(&page, 401, "You are not logged in", "token_malformed");
+    let script = gateway.get("/reports/a").header("Sec-Fetch-Mode", "cors").bearer("a.b.c");
+    script.send().await.is(401, "token_malformed");
     // No answer shows what a client chose without escaping it.
     let eve = mint::claims(json!({ "email": "<b>\"eve\"</b>" }));
     let page = navigates(with_token(gateway.get("/admin/a?<b>"), &eve));
@@ -129,6 +153,36 @@ async fn a_person_gets_a_page_and_a_script_a_problem_whatever_happens() {
     let page = navigates(with_token(gateway.get("/admin/a"), &user));
     let page = page.header("Referer", "https://evil.test/trap").send().await;
     assert!(page.text().contains("<a href=\"/\">Back</a>"), "{page:?}");
+}
+
+/// An upload that the gateway ends, and a session that cannot be renewed while the store is away.
+#[tokio::test]
+async fn a_person_is_told_that_an_upload_was_cut_off_or_that_logins_cannot_be_checked() {
+    let store = "store = { database = 'sqlite:portcullis.db', key = { file = 'portcullis.key' } }\nlimit.few";
+    let gateway = Gateway::start(&site("").replace("limit.few", store)).await;
+    let user = mint::claims(json!({ "email": "ann@example.com" }));
+    gateway.upstream().does_at("/aged/a", vec![Step::Hold]);
+    for mode in ["navigate", "cors"] {
+        let head = format!(
+            "POST /aged/a HTTP/1.1\r\nHost: app.test\r\nOrigin: https://app.test\r\nAccept: text/html\r\n\
+             Sec-Fetch-Mode: {mode}\r\nCookie: __Host-portcullis={user}\r\nContent-Length: 9\r\n\r\nunfinish"
+        );
+        let ended = gateway.raw(head).await;
+        if mode == "cors" {
+            ended.is(503, "draining");
+            continue;
+        }
+        let html = is_page(&ended, 503, "The upload was cut off", "draining");
+        assert!(html.contains("check whether it has arrived"), "{html}");
+    }
+
+    let session = register(&gateway, "ann@example.com").await;
+    let session = session.split("; ").find(|cookie| cookie.contains("-session=")).unwrap();
+    crate::store::run(&gateway, &crate::store::FAIL).await;
+    let ask = || gateway.get("/reports/a").header("Cookie", session);
+    let page = navigates(ask()).send().await;
+    is_page(&page, 503, "Temporarily unavailable", "store_unavailable");
+    ask().header("Sec-Fetch-Mode", "cors").send().await.is(503, "store_unavailable");
 }
 
 #[tokio::test]

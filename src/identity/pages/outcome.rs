@@ -68,7 +68,7 @@ pub fn happened(happened: &Happened<'_>, policy: Option<&Policy>, mount: Option<
         links.push(link(text, &login));
     }
     links.push(link(&words.back, return_to::local(happened.from)));
-    let may_have_arrived = happened.again.is_none() && is_of_upstream(happened.reason);
+    let may_have_arrived = happened.again.is_none() && is_sent_on(happened.reason);
     let values = [("reason", happened.reason.as_str()), ("request", happened.request_id)];
     let page = rendered(&OutcomePage {
         site: match issuer {
@@ -87,8 +87,15 @@ pub fn happened(happened: &Happened<'_>, policy: Option<&Policy>, mount: Option<
     if issuer.is_some() { page } else { page.styled_by(brand) }
 }
 
-fn is_of_upstream(reason: Reason) -> bool {
-    matches!(reason, Reason::UpstreamUnreachable | Reason::UpstreamFailed | Reason::UpstreamTimeout)
+/// Whether the application may have received some or all of the request.
+fn is_sent_on(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::UpstreamUnreachable
+            | Reason::UpstreamFailed
+            | Reason::UpstreamTimeout
+            | Reason::Draining
+    )
 }
 
 /// Whether the same request may succeed later.
@@ -109,6 +116,8 @@ fn described(reason: Reason, texts: &'static Texts) -> &'static Outcome {
         Reason::UpstreamUnreachable => &texts.unreachable,
         Reason::UpstreamFailed => &texts.failed,
         Reason::UpstreamTimeout => &texts.timeout,
+        Reason::Overloaded => &texts.overloaded,
+        Reason::Draining => &texts.cut_off,
         other => match other.status().as_u16() {
             401 => &texts.logged_out,
             403 => &texts.denied,

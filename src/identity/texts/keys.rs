@@ -80,6 +80,8 @@ texts!(
         unreachable: Outcome,
         failed: Outcome,
         timeout: Outcome,
+        overloaded: Outcome,
+        cut_off: Outcome,
         unavailable: Outcome,
     }
 );
