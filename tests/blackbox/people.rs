@@ -81,7 +81,10 @@ async fn a_login_with_two_factors_asks_for_the_password_once() {
     let now = code(&secret, 0);
     let on = post_as(&gateway, "/auth/totp/confirm", &[("code", &now)], &jar).await;
     is_page(&on, 200, "Save your recovery codes");
-    assert!(mails(&gateway, 1).await[0].contains("Two-factor login was turned on"));
+    let mail = mails(&gateway, 1).await.remove(0);
+    assert!(mail.contains("Two-factor login was turned on"), "{mail}");
+    // A stranger who turned it on has the app, so a reset is not enough to log in again.
+    assert!(mail.contains("ask the administrator of Example to turn two-factor"), "{mail}");
 
     let asked = log_in(&gateway, &[("return_to", "/reports")], "").await;
     let html = is_page(&asked, 401, "Enter your code");
@@ -172,6 +175,7 @@ async fn a_login_from_a_new_browser_is_told_by_mail() {
     let sent = mails(&gateway, 2).await;
     assert_eq!(sent.len(), 2, "{sent:?}");
     assert!(sent[0].contains("https://app.test/auth/sessions"), "{}", sent[0]);
+    assert!(sent[0].contains("revoke every access token"), "{}", sent[0]);
     for login in ["Login from: curl/8.14.1, 127.0.0.1", "Login from: Firefox on Linux, 127.0.0.1"] {
         assert!(sent.iter().any(|mail| mail.contains(login)), "{sent:?}");
     }
