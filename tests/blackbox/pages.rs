@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use fantoccini::Locator;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::by_mail::{mails, token};
 use crate::harness::certificates::authority;
@@ -1148,6 +1148,19 @@ async fn a_button_confirms_an_address_and_a_link_alone_does_not_in_a_browser() {
     browser.close().await;
 }
 
+/// How many forms were sent to a path, once there are this many in the log.
+async fn posts(gateway: &Gateway, mark: usize, path: &str, count: usize) -> usize {
+    let is_post = |line: &Value| line["url.path"] == path && line["http.request.method"] == "POST";
+    let posts = || gateway.log().count_after(mark, is_post);
+    within(async {
+        while posts() < count {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    posts()
+}
+
 #[tokio::test]
 async fn a_second_factor_is_set_up_and_used_in_a_browser() {
     let gateway = in_browser(&SITE.replace("registration", "totp = true, registration")).await;
@@ -1179,6 +1192,7 @@ async fn a_second_factor_is_set_up_and_used_in_a_browser() {
     let recovery = browser.text(".codes li:first-child").await;
     let another = browser.text(".codes li:last-child").await;
     browser.client.delete_all_cookies().await.unwrap();
+    let begun = gateway.log().mark();
     for proof in [code(&secret, 1), recovery.clone()] {
         browser.goto("https://app.test/auth/login?return_to=%2Freports").await;
         browser.fill(&[("email", "ann@example.com"), ("password", PASSWORD)]).await;
@@ -1194,11 +1208,15 @@ async fn a_second_factor_is_set_up_and_used_in_a_browser() {
             browser.press("Log in").await;
             assert!(browser.text("#code-wrong").await.contains("The code is wrong"));
         }
+        let passwords = browser.client.find_all(Locator::Css("[type=password]")).await.unwrap();
+        assert!(passwords.is_empty(), "the password is asked for once");
         browser.fill(&[("code", &proof)]).await;
         browser.press("Log in").await;
         browser.shows("Reports").await;
         assert_eq!(browser.url().await, "https://app.test/reports");
     }
+    let sent = async |path: &str, count: usize| posts(&gateway, begun, path, count).await;
+    assert_eq!((sent("/auth/login/code", 3).await, sent("/auth/login", 2).await), (3, 2));
     browser.goto("https://app.test/auth/totp").await;
     browser.shows("Turn off two-factor login").await;
     browser.picture("totp-off").await;
