@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::channel;
 
 use fantoccini::elements::Element;
+use fantoccini::error::CmdError;
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
@@ -119,8 +120,17 @@ impl Browser {
 
     /// Clicks, and waits until the old page is gone, so that later lookups use the new page.
     pub async fn leave_by(&self, element: Element) {
+        self.leave(element.click()).await;
+    }
+
+    /// The same with Enter in a field.
+    pub async fn leave_by_enter(&self, field: Element) {
+        self.leave(field.send_keys("\u{e007}")).await;
+    }
+
+    async fn leave(&self, act: impl Future<Output = Result<(), CmdError>>) {
         let shown = self.client.find(Locator::Css("html")).await.unwrap();
-        element.click().await.unwrap();
+        act.await.unwrap();
         within(async { while shown.tag_name().await.is_ok() {} }).await;
     }
 
