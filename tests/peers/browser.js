@@ -32,7 +32,8 @@ export function fetchOne(jar, url, form) {
       response.on("end", () => {
         for (const line of response.headers["set-cookie"] ?? []) {
           const [, name, value] = /^([^=]*)=([^;]*)/.exec(line);
-          if (value && !/max-age=0|1970/i.test(line)) own.set(name, value);
+          // In its attributes: a token may contain any digits.
+          if (value && !/; *(max-age=0|expires=[^;]* 1970 )/i.test(line)) own.set(name, value);
           else own.delete(name);
         }
         resolve({ status: response.statusCode, headers: response.headers, body: Buffer.concat(parts).toString(), cookie: cookie.length });
