@@ -12,6 +12,7 @@ import { generateKeyPairSync, randomBytes } from "node:crypto";
 import * as jose from "jose";
 import { at, browser, fetchOne, jars } from "./browser.js";
 import { answer } from "./lines.js";
+import { Memory } from "./memory.js";
 import { server } from "./server.js";
 
 console.warn = () => {};
@@ -40,6 +41,7 @@ policy.get("login").checks.add(
 
 function provider({ client, large = 0, claimsInToken = large > 0 }) {
   const made = new Provider(issuer, {
+    adapter: Memory,
     jwks: { keys: [key] },
     cookies: { keys: [random()] },
     clients: [
