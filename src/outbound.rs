@@ -248,8 +248,8 @@ pub enum FetchError {
     #[error("the response is incomplete or not valid HTTP: {0}")]
     Http(#[from] hyper::Error),
     /// The fetch took too long.
-    #[error("it took longer than {} s", TOTAL_TIME.as_secs())]
-    Timeout,
+    #[error("it took longer than {} s", .0.as_secs())]
+    Timeout(Duration),
     /// The status was not 200.
     #[error("{url} answered {status}")]
     Status {
@@ -284,12 +284,17 @@ impl FetchError {
             Self::Name { .. } | Self::Connect { .. } => "unreachable",
             Self::Tls { .. } => "tls",
             Self::Http(_) => "broken",
-            Self::Timeout => "timeout",
+            Self::Timeout(_) => "timeout",
             Self::Status { .. } => "status",
             Self::Redirect { .. } | Self::Redirects => "redirect",
             Self::TooLarge => "too_large",
             Self::Encoded => "invalid",
         }
+    }
+
+    /// Whether the request may have reached the server.
+    pub const fn may_have_arrived(&self) -> bool {
+        !matches!(self, Self::Name { .. } | Self::Connect { .. } | Self::Tls { .. })
     }
 
     /// Whether the server says that the document does not exist.
@@ -311,7 +316,8 @@ impl Outbound {
     /// # Errors
     /// A [`FetchError`] if it cannot be fetched within the limits above.
     pub async fn get(&self, url: &Url) -> Result<Bytes, FetchError> {
-        tokio::time::timeout(TOTAL_TIME, self.follow(url)).await.unwrap_or(Err(FetchError::Timeout))
+        let asking = tokio::time::timeout(TOTAL_TIME, self.follow(url));
+        asking.await.unwrap_or(Err(FetchError::Timeout(TOTAL_TIME)))
     }
 
     /// Fetches the document at `url` with credentials, whatever the status of the response. No
@@ -325,24 +331,31 @@ impl Outbound {
         authorization: HeaderValue,
     ) -> Result<(u16, Bytes), FetchError> {
         let sent = Sent { authorization: Some(authorization), ..Sent::default() };
-        self.once(url, sent).await
+        self.once(url, sent, TOTAL_TIME).await
     }
 
-    /// Sends a form to `url` and returns the response, whatever its status. No redirect is followed.
+    /// Sends a form to `url` and returns the response, whatever its status. It may take as long as
+    /// `patience`. No redirect is followed.
     ///
     /// # Errors
-    /// A [`FetchError`] if there is no complete response within the limits above.
+    /// A [`FetchError`] if there is no complete response within that time and the limits above.
     pub async fn post(
         &self,
         url: &Url,
         form: String,
         authorization: Option<HeaderValue>,
+        patience: Duration,
     ) -> Result<(u16, Bytes), FetchError> {
         let form = Some(form.into());
-        self.once(url, Sent { method: Method::POST, authorization, form }).await
+        self.once(url, Sent { method: Method::POST, authorization, form }, patience).await
     }
 
-    async fn once(&self, url: &Url, sent: Sent) -> Result<(u16, Bytes), FetchError> {
+    async fn once(
+        &self,
+        url: &Url,
+        sent: Sent,
+        patience: Duration,
+    ) -> Result<(u16, Bytes), FetchError> {
         let asking = async {
             let (response, _connection) = self.ask(url, &sent).await?;
             let status = response.status().as_u16();
@@ -351,7 +364,8 @@ impl Outbound {
             }
             Ok((status, read_body(response).await?))
         };
-        tokio::time::timeout(TOTAL_TIME, asking).await.unwrap_or(Err(FetchError::Timeout))
+        let answered = tokio::time::timeout(patience, asking).await;
+        answered.unwrap_or(Err(FetchError::Timeout(patience)))
     }
 
     async fn follow(&self, url: &Url) -> Result<Bytes, FetchError> {

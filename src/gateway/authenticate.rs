@@ -13,6 +13,7 @@ use super::guard::{Access, Guard, Place, TokenPlaces};
 use super::origin::{changes_something, is_own_request, origin_of};
 use super::personal::{basic_password, bearer, is_token68};
 use super::route::Route;
+use super::step_up::Insufficient;
 use super::target::{Target, decode_form, query_values};
 use super::token_memo::TokenMemo;
 use super::token_names::{TokenNames, cookie_values};
@@ -49,6 +50,12 @@ pub enum Unauthenticated {
         /// Whole seconds until a retry makes sense.
         retry_after: u64,
     },
+    /// The provider of the caller cannot be asked any more whether they may still log in: they have
+    /// to come by there.
+    #[error(
+        "the refresh token of the caller's provider was lost, so they have to log in there again"
+    )]
+    HasToComeBy(Box<Insufficient>),
     /// The built-in issuer cannot say now who is calling: the store or the signing keys failed.
     #[error("{0}")]
     Unavailable(Arc<IdentityError>),

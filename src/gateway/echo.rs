@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 
 use super::body::{Body, ClientBody, UploadFailure};
 use super::constant_headers::shown;
-use super::navigation::is_navigation;
+use super::origin::is_navigation;
 use super::outgoing::Outgoing;
 use super::route::{Pattern, Route, Segment};
 use super::snapshot::Snapshot;

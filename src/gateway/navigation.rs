@@ -6,7 +6,7 @@ use http::{HeaderMap, Method, StatusCode, header};
 use super::authenticate::Unauthenticated;
 use super::guard::{Access, Denied};
 use super::matched::{Matched, Stopped};
-use super::origin::own_referer;
+use super::origin::{is_navigation, own_referer};
 use super::refusal::Refusal;
 use super::route::{Destination, Route, Segment};
 use super::scheme::Scheme;
@@ -65,7 +65,7 @@ fn redirect(snapshot: &Snapshot, matched: &Matched<'_>, refusal: Refusal) -> Ref
     let Some(login) = login_for(snapshot, matched, &refusal) else { return refusal };
     let path = matched.target().sent();
     let location = login.after(&refusal, path.as_str());
-    let is_over = !matches!(refusal, Refusal::Denied(Denied::StepUp(_)));
+    let is_over = again(&refusal).is_none();
     let cookies =
         if is_over && has_own_cookie(&matched.parts().headers, &snapshot.rules.token_names) {
             cookie::clear(login.policy).to_vec()
@@ -151,24 +151,35 @@ impl<'a> LoginPage<'a> {
         let Some(provider) = of_caller.or(any) else {
             return return_to::remembering(&self.mount.path("/login?done=step_up"), &back);
         };
-        let path = self.mount.path(&format!("/login/{}", provider.settings().name));
+        let mut there = self.mount.path(&format!("/login/{}", provider.settings().name));
         let parameters = lacks.wanted.parameters();
-        let query: String =
-            form_urlencoded::Serializer::new(String::new()).extend_pairs(&parameters).finish();
-        return_to::remembering(&format!("{path}?{query}"), &back)
+        if !parameters.is_empty() {
+            let mut query = form_urlencoded::Serializer::new(String::new());
+            there = format!("{there}?{}", query.extend_pairs(&parameters).finish());
+        }
+        return_to::remembering(&there, &back)
     }
 
     /// The URL at which a person gets past this refusal, which leads back to this path.
     fn after(&self, refusal: &Refusal, path: &str) -> String {
-        match refusal {
-            Refusal::Denied(Denied::StepUp(lacks)) => self.again(lacks, path),
-            _ => self.and_back_to(path),
+        match again(refusal) {
+            Some(lacks) => self.again(lacks, path),
+            None => self.and_back_to(path),
         }
     }
 
     /// The URL of the page, which leads back to this path.
     fn and_back_to(&self, path: &str) -> String {
         return_to::remembering(&self.mount.path("/login"), &format!("{}{path}", self.origin))
+    }
+}
+
+/// What a caller lacks whose session continues when they log in again.
+fn again(refusal: &Refusal) -> Option<&Insufficient> {
+    match refusal {
+        Refusal::Denied(Denied::StepUp(lacks))
+        | Refusal::Unauthenticated(Unauthenticated::HasToComeBy(lacks)) => Some(lacks),
+        _ => None,
     }
 }
 
@@ -258,7 +269,7 @@ fn login_for<'a>(
 
 /// Whether a person can log in to pass.
 fn leads_to_login(snapshot: &Snapshot, matched: &Matched<'_>, refusal: &Refusal) -> bool {
-    if let Refusal::Denied(Denied::StepUp(_)) = refusal {
+    if again(refusal).is_some() {
         let headers = &matched.parts().headers;
         return matched.access().guard.token_from.cookie && is_navigation(headers);
     }
@@ -286,16 +297,4 @@ fn is_browsing(matched: &Matched<'_>) -> bool {
     let headers = &matched.parts().headers;
     let has_login = matched.access().guard.token_from.cookie;
     is_navigation(headers) || (has_login && headers.contains_key("sec-fetch-mode"))
-}
-
-/// Whether a person navigates to another page. Browsers say so over https and to localhost;
-/// elsewhere, they only ask for HTML.
-pub(super) fn is_navigation(headers: &HeaderMap) -> bool {
-    match headers.get("sec-fetch-mode") {
-        Some(mode) => mode == "navigate",
-        None => headers
-            .get_all(header::ACCEPT)
-            .iter()
-            .any(|line| line.to_str().is_ok_and(|line| line.contains("text/html"))),
-    }
 }

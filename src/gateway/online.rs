@@ -5,13 +5,18 @@
 
 use std::sync::Arc;
 
+use http::Method;
+
 use super::authenticate::{
     AccessRequest, Caller, Unauthenticated, Verifier, authenticate, renewable, unusable_token,
 };
+use super::guard::Access;
+use super::origin::is_navigation;
+use super::step_up::{Insufficient, StepUp};
 use crate::clock::Clock;
 use crate::identity::personal_tokens::{LookUpError, Unusable};
 use crate::identity::session::Device;
-use crate::identity::{Identity, NotRenewed, Policy};
+use crate::identity::{Identity, IdentityError, NotRenewed, Policy};
 use crate::keys::{Keys, Renewal};
 use crate::token::{InvalidToken, RevokedBy};
 
@@ -66,6 +71,17 @@ impl Online<'_> {
         cookie: &str,
         (identity, policy): (&Arc<Identity>, &Arc<Policy>),
     ) -> Result<Option<Caller>, Unauthenticated> {
+        // A page, and not what it loads: the way there and back would lose a form.
+        let can_come_by = *access.method == Method::GET
+            && access.guard.access == Access::Authenticated
+            && is_navigation(access.headers);
+        if can_come_by
+            && let Some(login) =
+                identity.has_to_come_by(cookie, policy).await.map_err(unavailable)?
+        {
+            let (wanted, idp) = (StepUp::default(), Some(login));
+            return Err(Unauthenticated::HasToComeBy(Box::new(Insufficient { wanted, idp })));
+        }
         let mut stale = None;
         loop {
             let device = || Device::new(access.client.ip(), access.headers);
@@ -177,6 +193,10 @@ impl Online<'_> {
             retry_after: owner.retry_after(),
         })
     }
+}
+
+fn unavailable(error: IdentityError) -> Unauthenticated {
+    Unauthenticated::Unavailable(Arc::new(error))
 }
 
 /// How often a token is looked up for one request, whose account changes again and again.

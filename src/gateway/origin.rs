@@ -1,4 +1,4 @@
-//! The origin of a request, as reported by the browser.
+//! The origin of a request, as reported by the browser, and whether it is for a page.
 
 use http::{HeaderMap, Method, header};
 
@@ -19,6 +19,18 @@ pub(super) fn is_own_request(
     names: &TokenNames,
 ) -> bool {
     !changes_something(method, headers) || origin_of(headers, target, client, names) == Origin::Own
+}
+
+/// Whether a person navigates to another page. Browsers say so over https and to localhost;
+/// elsewhere, they only ask for HTML.
+pub(super) fn is_navigation(headers: &HeaderMap) -> bool {
+    match headers.get("sec-fetch-mode") {
+        Some(mode) => mode == "navigate",
+        None => headers
+            .get_all(header::ACCEPT)
+            .iter()
+            .any(|line| line.to_str().is_ok_and(|line| line.contains("text/html"))),
+    }
 }
 
 /// Whether a request may change state, or asks for an upgrade, which no same-origin policy

@@ -3,7 +3,7 @@
 
 use http::{HeaderMap, HeaderValue, header};
 
-use super::navigation::is_navigation;
+use super::origin::is_navigation;
 use super::refusal::Refusal;
 use super::snapshot::Snapshot;
 use super::token_memo::TokenMemo;

@@ -160,6 +160,7 @@ impl Refusal {
                 }
                 Unauthenticated::Limited { .. } => Reason::RateLimited,
                 Unauthenticated::KeysUnavailable { .. } => Reason::KeysUnavailable,
+                Unauthenticated::HasToComeBy(_) => Reason::StepUpRequired,
                 Unauthenticated::Unavailable(error) => error.reason(),
                 Unauthenticated::Invalid(invalid) => invalid_token(invalid),
             },
@@ -298,7 +299,10 @@ impl Refusal {
             Self::Logout(LogoutFault::Method) => {
                 headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
             }
-            Self::Denied(Denied::StepUp(lacks)) => challenge_again(headers, &lacks),
+            Self::Denied(Denied::StepUp(lacks))
+            | Self::Unauthenticated(Unauthenticated::HasToComeBy(lacks)) => {
+                challenge_again(headers, &lacks);
+            }
             Self::Logout(_) if reason == Reason::RequestInvalid => {
                 // OpenID Connect Back-Channel Logout 1.0 §2.8: the issuer expects this in addition
                 // to the members of every refusal.

@@ -64,6 +64,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Response;
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::account::Accounts;
@@ -116,6 +117,8 @@ pub struct Identity {
     background: Handle,
     /// Requests in progress.
     tasks: TaskTracker,
+    /// The process stops: nothing may be waited for much longer.
+    stopping: CancellationToken,
 }
 
 /// Why the built-in issuer cannot start.
@@ -162,6 +165,7 @@ impl Identity {
             metrics,
             background: Handle::current(),
             tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
         };
         identity.update_dummy_hashes().await?;
         for limit in identity.budgets.all() {
@@ -297,6 +301,7 @@ impl Identity {
     /// Waits for the requests in progress.
     pub async fn finish(&self) {
         self.tasks.close();
+        self.stopping.cancel();
         self.tasks.wait().await;
     }
 }

@@ -262,6 +262,11 @@ impl Sessions {
         RefreshToken::decode(token, &self.key)
     }
 
+    /// The session of a refresh token of ours, whether it is still valid or not.
+    pub(super) fn sid_of(&self, token: &str) -> Option<String> {
+        Some(self.parse(token)?.session.to_string())
+    }
+
     /// Whether a token that was used was first used less than `refresh_reuse_interval` ago.
     async fn is_repeated_in_time(
         &self,

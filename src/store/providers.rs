@@ -51,6 +51,17 @@ pub struct SessionAtProvider {
     pub idp: String,
     /// The `iss` of the provider.
     pub issuer: String,
+    /// Unix seconds: until when a process has claimed it for a request to the provider. 0: the last
+    /// request was answered.
+    pub claimed_until: i64,
+}
+
+impl SessionAtProvider {
+    /// Whether the answer to the last request is not known: the provider may have accepted the
+    /// refresh token, and it is then no longer valid.
+    pub fn is_in_doubt(&self) -> bool {
+        self.claimed_until > 0
+    }
 }
 
 #[derive(sqlx::FromRow)]
@@ -207,6 +218,19 @@ impl Store {
         Ok(self.write(claiming).await? == 1)
     }
 
+    /// Holds a claim until `until`, in Unix seconds: the provider has not responded yet.
+    pub async fn hold_claim(&self, session: &str, until: i64) -> Result<(), StoreError> {
+        self.write(sqlx::query(HOLD).bind(session).bind(until)).await?;
+        Ok(())
+    }
+
+    /// Ends a claim without knowing what the provider has done: it is asked again at `due_at`, and
+    /// the session stays in doubt.
+    pub async fn abandon_recheck(&self, session: &str, due_at: i64) -> Result<(), StoreError> {
+        self.write(sqlx::query(ABANDON).bind(session).bind(due_at)).await?;
+        Ok(())
+    }
+
     /// Keeps newer tokens of a session's provider.
     pub async fn keep_tokens(&self, session: &str, tokens: &str) -> Result<(), StoreError> {
         let sealed = self.sealer.seal(&place(session), tokens.as_bytes())?;
@@ -308,10 +332,16 @@ const INSERT_PERSON: &str = "INSERT INTO provider_people (issuer, subject, accou
 const ACCOUNT_OF_PERSON: &str = "SELECT accounts.* FROM accounts JOIN provider_people ON provider_people.account = accounts.id \
     WHERE provider_people.issuer = $1 AND provider_people.subject = $2";
 
-const TO_RECHECK: &str = "SELECT session, account, idp, issuer FROM provider_sessions WHERE due_at <= $1 AND claimed_until <= $1 \
+const TO_RECHECK: &str = "SELECT session, account, idp, issuer, claimed_until FROM provider_sessions WHERE due_at <= $1 AND claimed_until <= $1 \
     AND generation = (SELECT generation FROM accounts WHERE accounts.id = account AND disabled = 0) ORDER BY due_at LIMIT $2";
 
 const CLAIM: &str = "UPDATE provider_sessions SET claimed_until = $1 WHERE session = $2 AND due_at <= $3 AND claimed_until <= $3";
+
+const HOLD: &str =
+    "UPDATE provider_sessions SET claimed_until = $2 WHERE session = $1 AND claimed_until > 0";
+
+const ABANDON: &str =
+    "UPDATE provider_sessions SET claimed_until = $2, due_at = $2 WHERE session = $1";
 
 const KEEP: &str = "UPDATE provider_sessions SET tokens = $2 WHERE session = $1";
 
@@ -319,10 +349,9 @@ const FINISH: &str = "UPDATE provider_sessions SET claimed_until = 0, due_at = $
 
 const POSTPONE: &str = "UPDATE provider_sessions SET due_at = $3 WHERE issuer = $1 AND due_at <= $2 AND claimed_until <= $2";
 
-const OF_PERSON: &str = "SELECT session, account, idp, issuer FROM provider_sessions WHERE issuer = $1 AND subject = $2";
+const OF_PERSON: &str = "SELECT session, account, idp, issuer, claimed_until FROM provider_sessions WHERE issuer = $1 AND subject = $2";
 
-const OF_SID: &str =
-    "SELECT session, account, idp, issuer FROM provider_sessions WHERE issuer = $1 AND sid = $2";
+const OF_SID: &str = "SELECT session, account, idp, issuer, claimed_until FROM provider_sessions WHERE issuer = $1 AND sid = $2";
 
 const PRUNE: &str = "DELETE FROM provider_sessions WHERE created_at <= $1 \
     OR generation <> (SELECT generation FROM accounts WHERE accounts.id = account)";
@@ -396,13 +425,23 @@ mod tests {
         let won = [claims.0, claims.1, claims.2].into_iter().filter(|won| *won.as_ref().unwrap());
         assert_eq!(won.count(), 1);
         assert!(here.sessions_to_recheck(259, 9).await.unwrap().is_empty());
-        assert!(there.claim_recheck("s", 260, 320).await.unwrap(), "the first one has died");
+        let found = there.sessions_to_recheck(260, 9).await.unwrap();
+        assert!(found[0].is_in_doubt(), "the first one has died");
+        assert!(there.claim_recheck("s", 260, 320).await.unwrap());
         there.keep_tokens("s", "new tokens").await.unwrap();
         let row = here.provider_session("s").await.unwrap().unwrap();
         assert_eq!((row.tokens.as_str(), row.due_at), ("new tokens", Some(200)));
         assert!(here.sessions_to_recheck(319, 9).await.unwrap().is_empty(), "still claimed");
         there.finish_recheck("s", Some("newer tokens"), 400).await.unwrap();
         assert!(here.sessions_to_recheck(399, 9).await.unwrap().is_empty());
+        assert!(!here.sessions_to_recheck(400, 9).await.unwrap()[0].is_in_doubt());
+        assert!(here.claim_recheck("s", 400, 460).await.unwrap());
+        here.hold_claim("s", 900).await.unwrap();
+        assert!(here.sessions_to_recheck(899, 9).await.unwrap().is_empty());
+        here.abandon_recheck("s", 915).await.unwrap();
+        assert!(here.sessions_to_recheck(914, 9).await.unwrap().is_empty());
+        assert!(here.sessions_to_recheck(915, 9).await.unwrap()[0].is_in_doubt());
+        there.finish_recheck("s", None, 400).await.unwrap();
         let row = here.provider_session("s").await.unwrap().unwrap();
         assert_eq!((row.tokens.as_str(), row.due_at), ("newer tokens", Some(400)));
         here.finish_recheck("s", None, 500).await.unwrap();

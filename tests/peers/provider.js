@@ -80,7 +80,9 @@ function provider({ client, large = 0, claimsInToken = large > 0 }) {
     interactions: { policy, url: (_context, interaction) => `/interaction/${interaction.uid}` },
     loadExistingGrant: async (context) => {
       const known = context.oidc.session.grantIdFor(context.oidc.client.clientId);
-      if (known) return context.oidc.provider.Grant.find(known);
+      // A refresh token that came twice has revoked it.
+      const found = known && (await context.oidc.provider.Grant.find(known));
+      if (found) return found;
       const grant = new context.oidc.provider.Grant({ clientId: context.oidc.client.clientId, accountId: context.oidc.session.accountId });
       grant.addOIDCScope("openid email profile offline_access");
       await grant.save();

@@ -1,7 +1,8 @@
 // The HTTP server in front of a provider: it counts requests, breaks down, and goes away.
 //
 // {"do": "down"} and {"do": "up"}      → nobody listens; they do again
-// {"do": "break", "how", "at"?}        → this path (the token endpoint) answers "html", "large", "redirect", "slow" or "unavailable"; "" as before
+// {"do": "break", "how", "at"?}        → this path (the token endpoint) answers "html", "large", "redirect", "slow" or "unavailable"; "" as before;
+//                                         "lost": it does what it is asked, and the connection ends before it responds
 // {"do": "count"}                      → {"counts"}: requests by path
 
 import { createServer } from "node:http";
@@ -21,13 +22,20 @@ export function server(respond) {
       const drip = setInterval(() => response.write(" "), 100);
       response.on("close", () => clearInterval(drip));
     },
+    lost: (response) => {
+      response.write = () => true;
+      response.end = () => response.socket.destroy();
+    },
     unavailable: (response) => response.writeHead(503).end(),
   };
 
   const listening = createServer((request, response) => {
     const { pathname } = new URL(request.url, "http://provider.test");
     counts[pathname] = (counts[pathname] ?? 0) + 1;
-    if (broken.how && pathname === broken.at) return breakdowns[broken.how](response);
+    if (broken.how && pathname === broken.at) {
+      breakdowns[broken.how](response);
+      if (broken.how !== "lost") return;
+    }
     Promise.resolve(respond(request, response, pathname)).catch((error) => {
       console.error(error);
       response.writeHead(500).end();

@@ -38,9 +38,9 @@ struct State {
 /// What the endpoints are needed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
-    /// To send a person there. They learn here that the provider is away, not from their browser:
-    /// what cannot be reached from here could not end their login either.
-    Departure,
+    /// To send there what must not be lost on the way: a person, who learns here that the provider
+    /// is away, not from their browser, or a refresh token.
+    Presence,
     /// Anything else.
     Other,
 }
@@ -49,7 +49,7 @@ impl State {
     /// How long to wait after the last attempt.
     fn wait(&self, need: Need) -> Duration {
         match (need, &self.failing, &self.good) {
-            (Need::Departure, None, _) => LOOK_BEFORE_DEPARTURE,
+            (Need::Presence, None, _) => KNOWN_TO_BE_THERE,
             (Need::Other, None, _) => READ_AGAIN,
             (Need::Other, Some(_), Some(_)) => RETRY_WITH_GOOD,
             (_, Some(_), _) => RETRY,
@@ -110,8 +110,8 @@ async fn fetch(
 /// How often the metadata is read.
 const READ_AGAIN: Duration = Duration::from_hours(1);
 
-/// How old it may be when a person is sent to the provider.
-const LOOK_BEFORE_DEPARTURE: Duration = Duration::from_secs(10);
+/// How old it may be when something is sent there that must not be lost.
+const KNOWN_TO_BE_THERE: Duration = Duration::from_secs(10);
 
 /// How soon it is read again after a failure, if good endpoints are known.
 const RETRY_WITH_GOOD: Duration = Duration::from_mins(1);

@@ -21,7 +21,7 @@ use std::time::Duration;
 use self::flight::Flight;
 use self::metadata::{Endpoints, Need};
 pub use self::person::{NotAllowed, Person};
-pub use self::tokens::{Received, Renewed, SaidAgain, SetOfTokens};
+pub use self::tokens::{NotGranted, Received, Renewed, SaidAgain, SetOfTokens};
 use crate::clock::Clock;
 use crate::config::value::{Scalar, SecretBytes};
 use crate::keys::{IssuerKeys, MetadataFault, NoMetadata, Renewal};
@@ -222,8 +222,7 @@ impl Provider {
         (state, nonce, verifier): (&str, &str, &str),
         redirect_uri: &str,
     ) -> Result<String, ProviderError> {
-        let endpoints =
-            self.endpoints.read(&self.outbound, &self.settings, Need::Departure).await?;
+        let endpoints = self.endpoints.read(&self.outbound, &self.settings, Need::Presence).await?;
         let (scope, challenge) = (self.settings.scopes.join(" "), flight::challenge(verifier));
         let mut parameters = vec![
             ("response_type", "code"),
@@ -318,6 +317,11 @@ impl Provider {
         let hint = id_token.filter(|token| token.len() <= LONGEST_HINT);
         parameters.extend(hint.map(|token| ("id_token_hint", token)));
         Some(there.with_parameters(&parameters))
+    }
+
+    /// Whether it responds now, or did a moment ago.
+    pub async fn responds(&self) -> bool {
+        self.endpoints.read(&self.outbound, &self.settings, Need::Presence).await.is_ok()
     }
 
     async fn endpoints(&self) -> Result<Arc<Endpoints>, ProviderError> {

@@ -1,6 +1,7 @@
 //! The token endpoint and userinfo of a provider (OpenID Connect Core 1.0 §3.1.3, §5.3, §12).
 
 use std::fmt;
+use std::time::Duration;
 
 use aws_lc_rs::rand;
 use base64::Engine;
@@ -10,10 +11,11 @@ use http::{HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::metadata::Need;
 use super::person::Said;
 use super::{ClientCredential, Person, Provider, ProviderError};
 use crate::clock::Clock;
-use crate::outbound::Url;
+use crate::outbound::{TOTAL_TIME, Url};
 use crate::token::{Excerpt, IdToken, IdTokenFor, parse_object};
 
 /// The tokens of a provider that are kept, sealed, for as long as a session lasts.
@@ -48,6 +50,15 @@ pub struct Renewed {
     last_id: Option<String>,
 }
 
+/// Why a refresh token brought no new tokens.
+#[derive(Debug)]
+pub struct NotGranted {
+    /// The cause.
+    pub error: ProviderError,
+    /// Whether the provider may have accepted the token, so that it is no longer valid.
+    pub may_be_spent: bool,
+}
+
 /// What a provider says about a person who logged in earlier, and its tokens.
 #[derive(Debug)]
 pub struct SaidAgain {
@@ -76,6 +87,17 @@ struct Response {
     access: String,
     id: Option<String>,
     refresh: Option<String>,
+}
+
+impl Response {
+    fn read(url: &Url, status: u16, body: &Bytes) -> Result<Self, ProviderError> {
+        let members = read(url, status, body)?;
+        let text = |name: &str| members.get(name).and_then(Value::as_str).map(str::to_owned);
+        let Some(access) = text("access_token") else {
+            return Err(invalid(url, "it has no `access_token`"));
+        };
+        Ok(Self { access, id: text("id_token"), refresh: text("refresh_token") })
+    }
 }
 
 impl Provider {
@@ -114,19 +136,31 @@ impl Provider {
         Ok(Received { person, tokens })
     }
 
-    /// Exchanges a refresh token. Without a new one, the given one stays in use.
+    /// Exchanges a refresh token. Without a new one, the given one stays in use. A provider may
+    /// accept it once, so this waits for the response for [`PATIENCE`].
     ///
     /// # Errors
-    /// The provider does not respond or refuses; [`ProviderError::is_invalid_grant`]: the person may
-    /// no longer log in.
-    pub async fn renew(
-        &self,
-        tokens: SetOfTokens,
-        clock: &Clock,
-    ) -> Result<Renewed, ProviderError> {
+    /// The provider does not respond or refuses; [`ProviderError::is_invalid_grant`]: the token is
+    /// not valid, and unless it was spent before, the person may no longer log in.
+    pub async fn renew(&self, tokens: SetOfTokens, clock: &Clock) -> Result<Renewed, NotGranted> {
+        let unsent = |error| NotGranted { error, may_be_spent: false };
+        // A provider that hangs would accept the token when it goes on.
+        let endpoints = self.endpoints.read(&self.outbound, &self.settings, Need::Presence).await;
+        let url = &endpoints.map_err(unsent)?.token;
         let refresh = tokens.refresh.as_deref().unwrap_or_default();
         let fields = [("grant_type", "refresh_token"), ("refresh_token", refresh)];
-        let mut response = self.ask(&fields, clock).await?;
+        let (form, authorization) =
+            self.form(&fields, url, clock.unix_seconds()).map_err(unsent)?;
+        let sent = self.outbound.post(url, form, authorization, PATIENCE).await;
+        let (status, body) = sent.map_err(|error| NotGranted {
+            may_be_spent: error.may_have_arrived(),
+            error: error.into(),
+        })?;
+        // Another response than the two of RFC 6749 may come from a proxy that gave up waiting.
+        let mut response = Response::read(url, status, &body).map_err(|error| NotGranted {
+            may_be_spent: !matches!(error, ProviderError::Refused { .. }),
+            error,
+        })?;
         response.refresh = response.refresh.or(tokens.refresh);
         Ok(Renewed { response, last_id: tokens.id })
     }
@@ -169,13 +203,8 @@ impl Provider {
         let endpoints = self.endpoints().await?;
         let url = &endpoints.token;
         let (form, authorization) = self.form(fields, url, clock.unix_seconds())?;
-        let (status, body) = self.outbound.post(url, form, authorization).await?;
-        let members = read(url, status, &body)?;
-        let text = |name: &str| members.get(name).and_then(Value::as_str).map(str::to_owned);
-        let Some(access) = text("access_token") else {
-            return Err(invalid(url, "it has no `access_token`"));
-        };
-        Ok(Response { access, id: text("id_token"), refresh: text("refresh_token") })
+        let (status, body) = self.outbound.post(url, form, authorization, TOTAL_TIME).await?;
+        Response::read(url, status, &body)
     }
 
     /// The fields as a form, with what proves who we are: in the form, or in a header field.
@@ -286,6 +315,10 @@ fn assertion(client_id: &str, audience: &str, now: u64) -> Map<String, Value> {
         _ => Map::new(),
     }
 }
+
+/// How long to wait for the response to a refresh token: longer than an outage usually lasts. No
+/// request waits for it.
+const PATIENCE: Duration = Duration::from_mins(15);
 
 const ASSERTION: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 

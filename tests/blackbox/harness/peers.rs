@@ -74,6 +74,13 @@ impl Peer {
     }
 }
 
+impl Peer {
+    /// Sends it a signal, such as `STOP`.
+    pub fn signal(&self, signal: &str) {
+        super::signal(self.child.id(), signal);
+    }
+}
+
 impl Drop for Peer {
     fn drop(&mut self) {
         let _ = self.child.kill();

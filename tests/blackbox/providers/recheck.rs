@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{ACCESS, ANOTHER, CERTIFIED, Page, Site, file};
+use super::{ACCESS, ANOTHER, CERTIFIED, Page, SESSION, Site, file};
 use crate::harness::peers::Peer;
 use crate::harness::postgres::PostgresServer;
 use crate::harness::{Gateway, PATIENCE, Redis, Setup, within};
@@ -174,6 +174,86 @@ async fn a_recheck_that_fails_half_way_loses_no_token() {
         let renewed = site.browse("ann", "/x");
         assert_eq!(renewed.claims()["roles"], json!(["reader"]), "{implementation}");
         assert_eq!(renewed.claims()["sid"], page.claims()["sid"]);
+    }
+}
+
+/// The provider has accepted the refresh token, and its answer was lost: it refuses the token from
+/// then on, as it refuses that of a person who is disabled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_lost_ends_no_session_until_the_person_could_come_by() {
+    for implementation in [CERTIFIED, ANOTHER] {
+        let set_up = |issuer: &str| {
+            let identity = "access_token_ttl = '1s'";
+            Gateway::setup(&file(issuer, identity, "roles = 'groups'\nrecheck = '3s'"))
+        };
+        let serve = json!({ "do": "serve" });
+        let Some(mut site) = Site::at(implementation, &serve, set_up).await else { return };
+        site.person("ann", &json!({ "groups": ["editor"] }));
+        let page = site.log_in("ann");
+        lose_the_token(&mut site).await;
+        // What a page loads, and a form, go on in the same session.
+        let cookie = format!("{SESSION}={}", page.cookie(SESSION).unwrap());
+        let request = site.gateway.get("/data").header("Cookie", &cookie);
+        assert_eq!(request.header("Sec-Fetch-Mode", "cors").send().await.status, 200);
+        let request = site.gateway.request("POST", "/form").header("Cookie", &cookie);
+        let request =
+            request.header("Sec-Fetch-Mode", "navigate").header("Origin", "http://app.test");
+        assert_eq!(request.send().await.status, 200, "{implementation}");
+        // A page leads through the provider, and back.
+        let back = site.browse("ann", "/reports");
+        assert_eq!((back.status(), back.url()), (200, "http://app.test/reports"), "{back:?}");
+        assert_eq!(back.hops()[1], "http://app.test/auth/login/corp?return_to=%2Freports");
+        assert_eq!(back.claims()["sub"], page.claims()["sub"]);
+        assert_ne!(back.claims()["sid"], page.claims()["sid"], "{implementation}");
+        // Everything is as before.
+        site.person("ann", &json!({ "groups": ["reader"] }));
+        soon(|| site.browse("ann", "/x").claims()["roles"] == json!(["reader"]));
+        assert_eq!(site.browse("ann", "/x").claims()["sid"], back.claims()["sid"]);
+    }
+}
+
+/// Waits until the answer about the only session was lost, and its token was refused.
+async fn lose_the_token(site: &mut Site) {
+    site.provider.ask(json!({ "do": "break", "how": "lost" }));
+    let message = "cannot check a session at its provider; the session continues";
+    site.gateway.log().until(message, |line| line["message"] == message).await;
+    site.provider.ask(json!({ "do": "break", "how": "" }));
+    let message = "a refresh token was lost; the person has to come by at the provider";
+    site.gateway.log().until(message, |line| line["message"] == message).await;
+}
+
+/// Nor does it keep a session alive: the person may have been disabled meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_in_doubt_who_does_not_come_by_is_logged_out() {
+    let Some(mut site) = Site::start("", "recheck = '1s'").await else { return };
+    let page = site.log_in("ann");
+    lose_the_token(&mut site).await;
+    assert_eq!(site.reaches(&page).await.status, 200);
+    dies(&site, &page).await;
+    assert!(site.browse("ann", "/x").url().contains("/auth/login"), "the session has ended");
+}
+
+/// A provider that hangs accepts what is in its queue when it goes on, although a client has long
+/// given up. What it is asked is therefore waited for, and nothing more is sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_provider_that_hangs_ends_no_session() {
+    let Some(mut site) = Site::start("", ROLES).await else { return };
+    let mut pages = Vec::new();
+    for account in ["ann", "bob", "carl"] {
+        site.person(account, &json!({ "groups": ["editor"] }));
+        pages.push(site.log_in(account));
+    }
+    site.provider.signal("STOP");
+    // Longer than any other request would be waited for.
+    let message = "a provider takes long to respond about a session; it is waited for";
+    site.gateway.log().until(message, |line| line["message"] == message).await;
+    site.provider.signal("CONT");
+    for (account, page) in ["ann", "bob", "carl"].into_iter().zip(pages) {
+        site.person(account, &json!({ "groups": ["reader"] }));
+        dies(&site, &page).await;
+        let renewed = site.browse(account, "/x");
+        assert_eq!(renewed.claims()["roles"], json!(["reader"]), "{account}");
+        assert_eq!(renewed.claims()["sid"], page.claims()["sid"], "{account}");
     }
 }
 

@@ -1,7 +1,12 @@
 //! Asks providers, in the background, whether people may still log in, and for their roles. No
 //! request waits for this, and no outage ends a session.
+//!
+//! A provider may accept a refresh token once. If its answer is lost, it refuses the token as it
+//! refuses that of a person who is disabled. So a token is sent only to a provider that has just
+//! responded, and the answer is waited for patiently. A session whose answer was lost all the same
+//! is in doubt: if its token is then refused, the person has to come by at the provider.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +15,9 @@ use tokio::task::JoinSet;
 
 use super::arrival::sealed_form;
 use crate::identity::error::IdentityError;
-use crate::identity::provider::{Provider, SaidAgain, SetOfTokens};
+use crate::identity::provider::{NotGranted, Provider, Renewed, SaidAgain, SetOfTokens};
 use crate::identity::{Identity, Policy};
+use crate::outbound::TOTAL_TIME;
 use crate::store::SessionAtProvider;
 
 impl Identity {
@@ -41,7 +47,7 @@ impl Identity {
         let now = self.clock.unix_seconds().cast_signed();
         let due = self.store.sessions_to_recheck(now, AT_A_TIME).await?;
         let mut asking = JoinSet::new();
-        let mut away = BTreeSet::new();
+        let mut away = BTreeMap::new();
         for session in due {
             let provider = policy.provider_of(&session.idp, &session.issuer).cloned();
             let Some(provider) = provider else {
@@ -50,30 +56,43 @@ impl Identity {
                 self.store.finish_recheck(&session.session, None, now + WAIT_FOR_SECTION).await?;
                 continue;
             };
-            if away.contains(&session.issuer) {
+            if away.contains_key(&session.issuer) {
                 continue;
             }
             if asking.len() >= AT_ONCE
-                && let Some(Ok(Some(issuer))) = asking.join_next().await
+                && let Some(Ok(Some((issuer, provider)))) = asking.join_next().await
             {
-                away.insert(issuer);
+                away.insert(issuer, provider);
             }
             let (identity, policy) = (Arc::clone(self), Arc::clone(policy));
-            let work = async move {
-                let is_away = identity.recheck_one(&provider, &session, &policy).await;
-                is_away.then_some(session.issuer)
-            };
+            let (issuer, asked_one) = (session.issuer.clone(), Arc::clone(&provider));
+            let work = async move { identity.recheck_one(&provider, &session, &policy).await };
             // It finishes even if the gateway stops: an answer may hold the only refresh token that
             // is still valid.
             let asked = self.tasks.spawn_on(work, &self.background);
-            asking.spawn(async move { asked.await.ok().flatten() });
+            asking.spawn(async move {
+                // It waits on, but the others do not wait for it.
+                let is_away = match tokio::time::timeout(LONG, asked).await {
+                    Ok(asked) => asked.unwrap_or(false),
+                    Err(_) => {
+                        let login = &*asked_one.settings().name;
+                        tracing::warn!(
+                            login,
+                            "a provider takes long to respond about a session; it is waited for"
+                        );
+                        true
+                    }
+                };
+                is_away.then_some((issuer, asked_one))
+            });
         }
         while let Some(asked) = asking.join_next().await {
             away.extend(asked.ok().flatten());
         }
-        for issuer in away {
+        for (issuer, provider) in away {
             // One request in a while is enough to find out that it is back.
-            self.store.postpone_rechecks(&issuer, now, now + WAIT).await?;
+            let now = self.clock.unix_seconds().cast_signed();
+            self.store.postpone_rechecks(&issuer, now, self.soon(&provider)).await?;
         }
         Ok(())
     }
@@ -85,27 +104,32 @@ impl Identity {
         session: &SessionAtProvider,
         policy: &Policy,
     ) -> bool {
-        match self.recheck_claimed(provider, session, policy).await {
-            Ok(()) => false,
-            Err(IdentityError::Provider(error)) => {
-                let (login, sid) = (&*provider.settings().name, &*session.session);
-                tracing::warn!(login, sid, cause = %error, "cannot check a session at its provider; the session continues");
-                let due_at = if error.is_outage() {
-                    self.clock.unix_seconds().cast_signed() + WAIT
-                } else {
-                    // It has responded: asking again at once would not change its mind.
-                    self.next_recheck(provider)
-                };
-                if let Err(error) = self.store.finish_recheck(sid, None, due_at).await {
-                    self.store.record_failure(&error);
-                }
-                error.is_outage()
-            }
-            Err(error) => {
-                tracing::warn!(cause = %error, "the check of a session was not finished");
-                false
-            }
+        let Unchecked { error, is_in_doubt } =
+            match self.recheck_claimed(provider, session, policy).await {
+                Ok(()) => return false,
+                Err(unchecked) => unchecked,
+            };
+        let IdentityError::Provider(error) = error else {
+            tracing::warn!(cause = %error, "the check of a session was not finished");
+            return false;
+        };
+        let (login, sid) = (&*provider.settings().name, &*session.session);
+        tracing::warn!(login, sid, cause = %error, "cannot check a session at its provider; the session continues");
+        let due_at = if error.is_outage() {
+            self.soon(provider)
+        } else {
+            // It has responded: asking again at once would not change its mind.
+            self.next_recheck(provider)
+        };
+        let ended = if is_in_doubt {
+            self.store.abandon_recheck(sid, due_at).await
+        } else {
+            self.store.finish_recheck(sid, None, due_at).await
+        };
+        if let Err(error) = ended {
+            self.store.record_failure(&error);
         }
+        error.is_outage()
     }
 
     async fn recheck_claimed(
@@ -113,7 +137,7 @@ impl Identity {
         provider: &Provider,
         session: &SessionAtProvider,
         policy: &Policy,
-    ) -> Result<(), IdentityError> {
+    ) -> Result<(), Unchecked> {
         let sid = &session.session;
         let now = self.clock.unix_seconds().cast_signed();
         if !self.store.claim_recheck(sid, now, now + LEASE).await? {
@@ -126,12 +150,26 @@ impl Identity {
         // Read after the claim: another process may have received newer tokens before it.
         let Some(row) = self.store.provider_session(sid).await? else { return Ok(()) };
         let tokens: SetOfTokens = serde_json::from_str(&row.tokens).unwrap_or_default();
-        let renewed = match provider.renew(tokens, &self.clock).await {
-            Ok(renewed) => renewed,
-            Err(error) if error.is_invalid_grant() => {
-                return self.end_from_provider(session, "ended_by_provider", policy).await;
+        if tokens.refresh.is_none() {
+            let login = &*provider.settings().name;
+            tracing::warn!(login, sid, "a person in doubt did not come by at the provider in time");
+            return Ok(self.end_from_provider(session, "ended_by_provider", policy).await?);
+        }
+        let last_id = tokens.id.clone();
+        let renewed = match self.renew_patiently(provider, sid, tokens).await {
+            Some(Ok(renewed)) => renewed,
+            Some(Err(failed)) if failed.error.is_invalid_grant() => {
+                if session.is_in_doubt() {
+                    return Ok(self.await_person(provider, sid, last_id).await?);
+                }
+                return Ok(self.end_from_provider(session, "ended_by_provider", policy).await?);
             }
-            Err(error) => return Err(error.into()),
+            Some(Err(failed)) => {
+                let is_in_doubt = failed.may_be_spent || session.is_in_doubt();
+                return Err(Unchecked { error: failed.error.into(), is_in_doubt });
+            }
+            // The claim is never finished, which leaves the session in doubt.
+            None => return Ok(()),
         };
         self.store.keep_tokens(sid, &sealed_form(&renewed.tokens())).await?;
         let SaidAgain { person, tokens } =
@@ -142,13 +180,93 @@ impl Identity {
                 Err(cause) => {
                     let login = &*provider.settings().name;
                     tracing::warn!(login, sid, %cause, "a person may no longer log in");
-                    return self.take_away(provider, &person, policy).await;
+                    return Ok(self.take_away(provider, &person, policy).await?);
                 }
             }
         }
         let due_at = self.next_recheck(provider);
         self.store.finish_recheck(sid, Some(&sealed_form(&tokens)), due_at).await?;
         Ok(())
+    }
+
+    /// Exchanges the refresh token of a session and holds its claim meanwhile. `None`: the process
+    /// stops, and the answer is not known.
+    async fn renew_patiently(
+        &self,
+        provider: &Provider,
+        sid: &str,
+        tokens: SetOfTokens,
+    ) -> Option<Result<Renewed, NotGranted>> {
+        let mut renewing = std::pin::pin!(provider.renew(tokens, &self.clock));
+        let mut given_up = std::pin::pin!(async {
+            self.stopping.cancelled().await;
+            tokio::time::sleep(TOTAL_TIME).await;
+        });
+        loop {
+            tokio::select! {
+                renewed = &mut renewing => return Some(renewed),
+                () = &mut given_up => return None,
+                () = tokio::time::sleep(HOLD_EVERY) => {}
+            }
+            let until = self.clock.unix_seconds().cast_signed() + LEASE;
+            if let Err(error) = self.store.hold_claim(sid, until).await {
+                self.store.record_failure(&error);
+            }
+        }
+    }
+
+    /// The refresh token of a session was refused, and it was perhaps spent when an answer was lost.
+    /// The session continues for a while without it, until the person comes by at the provider.
+    async fn await_person(
+        &self,
+        provider: &Provider,
+        sid: &str,
+        last_id: Option<String>,
+    ) -> Result<(), IdentityError> {
+        let without = sealed_form(&SetOfTokens { refresh: None, id: last_id });
+        let wait = provider.settings().recheck * INTERVALS_IN_DOUBT;
+        let due_at = self.clock.unix_time().saturating_add(wait).as_secs().cast_signed();
+        self.store.finish_recheck(sid, Some(&without), due_at).await?;
+        let login = &*provider.settings().name;
+        tracing::warn!(
+            login,
+            sid,
+            "a refresh token was lost; the person has to come by at the provider"
+        );
+        Ok(())
+    }
+
+    /// The login at which the person of a browser's session has to come by, because its provider
+    /// cannot be asked about it any more. `None`: there is no need, or the provider is away.
+    ///
+    /// # Errors
+    /// The store is not available.
+    pub async fn has_to_come_by(
+        &self,
+        cookie: &str,
+        policy: &Policy,
+    ) -> Result<Option<String>, IdentityError> {
+        if policy.providers.is_empty() {
+            return Ok(None);
+        }
+        let Some(sid) = self.sessions.sid_of(cookie) else { return Ok(None) };
+        let Some(row) = self.store.provider_session(&sid).await? else { return Ok(None) };
+        let tokens: SetOfTokens = serde_json::from_str(&row.tokens).unwrap_or_default();
+        if row.due_at.is_none() || tokens.refresh.is_some() || !self.sessions.goes_on(&sid).await? {
+            return Ok(None);
+        }
+        Ok(match policy.provider_of(&row.idp, &row.issuer) {
+            Some(provider) if provider.responds().await => {
+                Some(provider.settings().name.to_string())
+            }
+            _ => None,
+        })
+    }
+
+    /// When to ask a provider again that is away, in Unix seconds.
+    fn soon(&self, provider: &Provider) -> i64 {
+        let wait = provider.settings().recheck.min(WAIT);
+        self.clock.unix_time().saturating_add(wait).as_secs().cast_signed()
     }
 
     /// When to ask the provider about a session again, in Unix seconds: a little later than
@@ -163,6 +281,19 @@ impl Identity {
     }
 }
 
+/// Why a session was not checked.
+struct Unchecked {
+    error: IdentityError,
+    /// Whether its refresh token may have been spent in vain.
+    is_in_doubt: bool,
+}
+
+impl<E: Into<IdentityError>> From<E> for Unchecked {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), is_in_doubt: false }
+    }
+}
+
 /// How often to look for sessions that are due.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -172,11 +303,21 @@ const AT_A_TIME: i64 = 200;
 /// How many requests are sent to providers at the same time.
 const AT_ONCE: usize = 8;
 
-/// How long a claim holds, in seconds: longer than a provider may take to respond.
+/// How long the sessions that are due next wait for a request: a little longer than it takes to find
+/// out that the provider does not respond at all.
+const LONG: Duration = TOTAL_TIME.saturating_add(Duration::from_secs(2));
+
+/// How long a claim holds, in seconds, unless it is held on.
 const LEASE: i64 = 60;
 
-/// How long a session waits while its provider is away, in seconds.
-const WAIT: i64 = 15;
+/// How often a claim is held on while the provider has not responded.
+const HOLD_EVERY: Duration = Duration::from_secs(20);
+
+/// How many intervals a session in doubt continues.
+const INTERVALS_IN_DOUBT: u32 = 4;
+
+/// How long a session waits while its provider is away, at most.
+const WAIT: Duration = Duration::from_secs(15);
 
 /// How long a session waits whose provider is in no section of the file, in seconds.
 const WAIT_FOR_SECTION: i64 = 60;
