@@ -254,8 +254,8 @@ impl Store {
         Ok(())
     }
 
-    /// Lets the sessions of a provider that are due at `now` wait until `until`, both in Unix
-    /// seconds.
+    /// Lets the sessions of a provider that are due before `until` wait until then, so that they are
+    /// due together; not those that are claimed at `now`. Both in Unix seconds.
     pub async fn postpone_rechecks(
         &self,
         issuer: &str,
@@ -347,7 +347,7 @@ const KEEP: &str = "UPDATE provider_sessions SET tokens = $2 WHERE session = $1"
 
 const FINISH: &str = "UPDATE provider_sessions SET claimed_until = 0, due_at = $2, tokens = COALESCE($3, tokens) WHERE session = $1";
 
-const POSTPONE: &str = "UPDATE provider_sessions SET due_at = $3 WHERE issuer = $1 AND due_at <= $2 AND claimed_until <= $2";
+const POSTPONE: &str = "UPDATE provider_sessions SET due_at = $3 WHERE issuer = $1 AND due_at < $3 AND claimed_until <= $2";
 
 const OF_PERSON: &str = "SELECT session, account, idp, issuer, claimed_until FROM provider_sessions WHERE issuer = $1 AND subject = $2";
 
@@ -454,6 +454,24 @@ mod tests {
         let moving = sqlx::query("UPDATE provider_sessions SET tokens = $1 WHERE session = 't'");
         here.write(moving.bind(stored)).await.unwrap();
         here.provider_session("t").await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn sessions_of_a_provider_that_is_away_wait_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder).await;
+        store.insert_account_of_person(&account("a", "a@x.example"), ISSUER, "u-1").await.unwrap();
+        for (id, due_at) in [("r", 190), ("s", 200), ("t", 210), ("u", 220)] {
+            open(&store, id, Some(due_at)).await;
+        }
+        open(&store, "v", None).await;
+        assert!(store.claim_recheck("r", 200, 260).await.unwrap());
+        store.postpone_rechecks("https://other.test", 200, 215).await.unwrap();
+        assert_eq!(names(&store.sessions_to_recheck(200, 9).await.unwrap()), ["s"]);
+        store.postpone_rechecks(ISSUER, 200, 215).await.unwrap();
+        assert!(store.sessions_to_recheck(214, 9).await.unwrap().is_empty());
+        assert_eq!(names(&store.sessions_to_recheck(219, 9).await.unwrap()), ["s", "t"]);
+        assert_eq!(names(&store.sessions_to_recheck(259, 9).await.unwrap()), ["s", "t", "u"]);
     }
 
     #[tokio::test]
