@@ -75,7 +75,12 @@ impl Known {
                     state.failing = None;
                 }
                 Err(error) => {
-                    let (login, cause) = (&*settings.name, error.to_string());
+                    let login = &*settings.name;
+                    // What it becomes below says the rest.
+                    let cause = match error {
+                        ProviderError::Away(cause) => cause,
+                        error => error.to_string(),
+                    };
                     tracing::warn!(login, cause, "the metadata of a login provider cannot be read");
                     state.failing = Some(cause);
                 }
