@@ -69,6 +69,14 @@ impl Policy {
         self.providers.iter().find(|provider| *provider.settings().name == *name)
     }
 
+    /// The provider, if logging in there is the only way to log in.
+    pub fn only_provider(&self) -> Option<&Arc<Provider>> {
+        match &*self.providers {
+            [only] if !self.password_login => Some(only),
+            _ => None,
+        }
+    }
+
     /// The provider at which a session began: the section with this name, unless it names another
     /// issuer now; if it was renamed, the only one with this issuer.
     pub fn provider_of(&self, name: &str, issuer: &str) -> Option<&Arc<Provider>> {

@@ -143,9 +143,7 @@ fn show_page(
     };
     let mut filled = Filled::from_query(request.query.as_deref(), request.texts(policy));
     // With one way to log in there is nothing to choose, unless there is something to read first.
-    if let (Page::Login, false, [only], None) =
-        (page, policy.password_login, &*policy.providers, &filled.done)
-    {
+    if let (Page::Login, Some(only), None) = (page, policy.only_provider(), &filled.done) {
         let path = request.mount.path(&format!("/login/{}", only.settings().name));
         return Ok(Outcome::Step(Step::ToProvider(filled.onwards(&path, policy))));
     }

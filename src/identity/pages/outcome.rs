@@ -60,12 +60,19 @@ pub fn happened(happened: &Happened<'_>, policy: Option<&Policy>, mount: Option<
     if let (Some(path), true) = (happened.again, is_temporary(happened.reason)) {
         links.push(link(&words.again, path));
     }
-    if let (Some((_, mount)), false) = (issuer, is_temporary(happened.reason)) {
+    if let (Some((policy, mount)), false) = (issuer, is_temporary(happened.reason)) {
         let login = mount.path("/login");
         let login =
             happened.again.map_or(login.clone(), |path| return_to::remembering(&login, path));
-        let text = if who.is_some() { &words.other_login } else { &words.log_in };
-        links.push(link(text, &login));
+        links.push(match (&who, happened.reason) {
+            (None, _) => link(&words.log_in, &login),
+            // The only provider knows the person, and would log them in again as who they are.
+            (Some(_), _) if policy.only_provider().is_some() => {
+                link(&texts.logout.here, &mount.path("/logout"))
+            }
+            (Some(_), Reason::LoginMethod) => link(&words.other_way, &login),
+            (Some(_), _) => link(&words.other_login, &login),
+        });
     }
     links.push(link(&words.back, return_to::local(happened.from)));
     let may_have_arrived = happened.again.is_none() && is_sent_on(happened.reason);
@@ -109,6 +116,7 @@ fn described(reason: Reason, texts: &'static Texts) -> &'static Outcome {
         Reason::TargetAmbiguous => &texts.target,
         Reason::CredentialsMalformed | Reason::CredentialsAmbiguous => &texts.login,
         Reason::OriginForeign => &texts.foreign,
+        Reason::LoginMethod => &texts.way,
         Reason::RouteNotFound => &texts.not_found,
         Reason::MethodNotAllowed => &texts.method,
         Reason::BodyTooLarge | Reason::HeadersTooLarge => &texts.too_large,
