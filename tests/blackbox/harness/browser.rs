@@ -1,6 +1,7 @@
 //! A real browser: headless Chromium, controlled through its driver.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::channel;
 
@@ -196,7 +197,7 @@ impl Browser {
         serde_json::from_value(found).unwrap()
     }
 
-    /// Ends the browser. After a failed test, it ends with its driver.
+    /// Ends the browser. After a failed test, it is killed with its driver.
     pub async fn close(self) {
         within(self.client.clone().close()).await.unwrap();
     }
@@ -204,7 +205,9 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        let _ = self.driver.kill();
+        // The driver's group: the browser would go on without its driver.
+        let group = format!("-{}", self.driver.id());
+        let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
         let _ = self.driver.wait();
     }
 }
@@ -215,6 +218,7 @@ fn driver() -> Option<(Child, u16)> {
     for _ in 0..5 {
         let mut driver = Command::new("chromedriver")
             .arg("--port=0")
+            .process_group(0)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
