@@ -229,7 +229,8 @@ async fn resize(browser: &Browser, width: u32) {
     browser.command("Emulation.setDeviceMetricsOverride", metrics).await;
 }
 
-async fn is_sound(browser: &Browser, name: &str) {
+/// Checks the page that the browser shows.
+pub async fn is_sound(browser: &Browser, name: &str) {
     for scheme in ["light", "dark"] {
         emulate(browser, "prefers-color-scheme", scheme).await;
         browser.picture(&format!("{name}-{scheme}")).await;

@@ -721,7 +721,7 @@ pub async fn in_browser(config: &str) -> Gateway {
     gateway
 }
 
-fn html(body: &str) -> String {
+pub fn html(body: &str) -> String {
     let body = format!("<!doctype html><link rel=icon href='data:,'>{body}");
     format!(
         "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n{body}",

@@ -1,6 +1,7 @@
 //! People who log in at an OpenID provider (CONTRACT §11): a certified provider (oidc-provider) and
 //! another implementation, and browsers that follow their redirects.
 
+mod browser;
 mod recheck;
 
 use serde_json::{Value, json};
@@ -50,12 +51,16 @@ impl Page {
     /// The claims of the access token in the cookie, unverified.
     #[track_caller]
     fn claims(&self) -> Value {
-        use base64::Engine;
-        let token = self.cookie(ACCESS).unwrap_or_else(|| panic!("no session: {self:?}"));
-        let payload = token.split('.').nth(1).unwrap();
-        serde_json::from_slice(&base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap())
-            .unwrap()
+        claims_of(self.cookie(ACCESS).unwrap_or_else(|| panic!("no session: {self:?}")))
     }
+}
+
+/// The claims of a token, unverified.
+fn claims_of(token: &str) -> Value {
+    use base64::Engine;
+    let payload = token.split('.').nth(1).unwrap();
+    serde_json::from_slice(&base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap())
+        .unwrap()
 }
 
 const ACCESS: &str = "__Host-portcullis";

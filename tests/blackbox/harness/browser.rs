@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::{Gateway, PATIENCE, within};
 
-/// A browser with a new profile that resolves every host to the gateway. It ends with the test.
+/// A browser with a new profile that resolves hosts to the gateway. It ends with the test.
 pub struct Browser {
     pub client: Client,
     driver: Child,
@@ -22,8 +22,14 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Returns `None` with a message if there is no browser. With `CI=true`, that is a failure.
+    /// Every host is the gateway. Returns `None` with a message if there is no browser. With
+    /// `CI=true`, that is a failure.
     pub async fn start(gateway: &Gateway) -> Option<Self> {
+        Self::resolving("*", gateway).await
+    }
+
+    /// As `start`, but only the hosts of this pattern are the gateway.
+    pub async fn resolving(hosts: &str, gateway: &Gateway) -> Option<Self> {
         let Some((driver, port)) = driver() else {
             assert!(
                 std::env::var("CI").as_deref() != Ok("true"),
@@ -50,7 +56,7 @@ impl Browser {
             "--window-size=900,860".to_owned(),
             // The certificate comes from the authority of the tests.
             "--ignore-certificate-errors".to_owned(),
-            format!("--host-resolver-rules=MAP * {gateway}"),
+            format!("--host-resolver-rules=MAP {hosts} {gateway}"),
             format!("--user-data-dir={}", profile.path().display()),
         ];
         let capabilities = json!({ "goog:chromeOptions": { "args": arguments } });
