@@ -50,12 +50,10 @@ pub enum Unauthenticated {
         /// Whole seconds until a retry makes sense.
         retry_after: u64,
     },
-    /// The provider of the caller cannot be asked any more whether they may still log in: they have
-    /// to come by there.
-    #[error(
-        "the refresh token of the caller's provider was lost, so they have to log in there again"
-    )]
-    HasToComeBy(Box<Insufficient>),
+    /// The provider of the caller cannot be asked any more whether they may still log in: they must
+    /// log in there again.
+    #[error("the refresh token of the caller's provider was lost, so they must log in there again")]
+    MustLogInAgain(Box<Insufficient>),
     /// The built-in issuer cannot say now who is calling: the store or the signing keys failed.
     #[error("{0}")]
     Unavailable(Arc<IdentityError>),

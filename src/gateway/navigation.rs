@@ -178,7 +178,7 @@ impl<'a> LoginPage<'a> {
 fn again(refusal: &Refusal) -> Option<&Insufficient> {
     match refusal {
         Refusal::Denied(Denied::StepUp(lacks))
-        | Refusal::Unauthenticated(Unauthenticated::HasToComeBy(lacks)) => Some(lacks),
+        | Refusal::Unauthenticated(Unauthenticated::MustLogInAgain(lacks)) => Some(lacks),
         _ => None,
     }
 }

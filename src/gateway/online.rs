@@ -72,15 +72,15 @@ impl Online<'_> {
         (identity, policy): (&Arc<Identity>, &Arc<Policy>),
     ) -> Result<Option<Caller>, Unauthenticated> {
         // A page, and not what it loads: the way there and back would lose a form.
-        let can_come_by = *access.method == Method::GET
+        let can_log_in = *access.method == Method::GET
             && access.guard.access == Access::Authenticated
             && is_navigation(access.headers);
-        if can_come_by
+        if can_log_in
             && let Some(login) =
-                identity.has_to_come_by(cookie, policy).await.map_err(unavailable)?
+                identity.must_log_in_again(cookie, policy).await.map_err(unavailable)?
         {
             let (wanted, idp) = (StepUp::default(), Some(login));
-            return Err(Unauthenticated::HasToComeBy(Box::new(Insufficient { wanted, idp })));
+            return Err(Unauthenticated::MustLogInAgain(Box::new(Insufficient { wanted, idp })));
         }
         let mut stale = None;
         loop {

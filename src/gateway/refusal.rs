@@ -160,7 +160,7 @@ impl Refusal {
                 }
                 Unauthenticated::Limited { .. } => Reason::RateLimited,
                 Unauthenticated::KeysUnavailable { .. } => Reason::KeysUnavailable,
-                Unauthenticated::HasToComeBy(_) => Reason::StepUpRequired,
+                Unauthenticated::MustLogInAgain(_) => Reason::StepUpRequired,
                 Unauthenticated::Unavailable(error) => error.reason(),
                 Unauthenticated::Invalid(invalid) => invalid_token(invalid),
             },
@@ -300,7 +300,7 @@ impl Refusal {
                 headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
             }
             Self::Denied(Denied::StepUp(lacks))
-            | Self::Unauthenticated(Unauthenticated::HasToComeBy(lacks)) => {
+            | Self::Unauthenticated(Unauthenticated::MustLogInAgain(lacks)) => {
                 challenge_again(headers, &lacks);
             }
             Self::Logout(_) if reason == Reason::RequestInvalid => {

@@ -180,7 +180,7 @@ async fn a_recheck_that_fails_half_way_loses_no_token() {
 /// The provider has accepted the refresh token, and its answer was lost: it refuses the token from
 /// then on, as it refuses that of a person who is disabled.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_is_lost_ends_no_session_until_the_person_could_come_by() {
+async fn an_answer_that_is_lost_ends_no_session_until_the_person_could_log_in_again() {
     for implementation in [CERTIFIED, ANOTHER] {
         let set_up = |issuer: &str| {
             let identity = "access_token_ttl = '1s'";
@@ -218,13 +218,13 @@ async fn lose_the_token(site: &mut Site) {
     let message = "cannot check a session at its provider; the session continues";
     site.gateway.log().until(message, |line| line["message"] == message).await;
     site.provider.ask(json!({ "do": "break", "how": "" }));
-    let message = "a refresh token was lost; the person has to come by at the provider";
+    let message = "a refresh token was lost; the person must log in at the provider again";
     site.gateway.log().until(message, |line| line["message"] == message).await;
 }
 
 /// Nor does it keep a session alive: the person may have been disabled meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_person_in_doubt_who_does_not_come_by_is_logged_out() {
+async fn a_person_in_doubt_who_does_not_log_in_again_is_logged_out() {
     let Some(mut site) = Site::start("", "recheck = '1s'").await else { return };
     let page = site.log_in("ann");
     lose_the_token(&mut site).await;

@@ -4,7 +4,7 @@
 //! A provider may accept a refresh token once. If its answer is lost, it refuses the token as it
 //! refuses that of a person who is disabled. So a token is sent only to a provider that has just
 //! responded, and the answer is waited for patiently. A session whose answer was lost all the same
-//! is in doubt: if its token is then refused, the person has to come by at the provider.
+//! is in doubt: if its token is then refused, the person must log in at the provider again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -152,7 +152,7 @@ impl Identity {
         let tokens: SetOfTokens = serde_json::from_str(&row.tokens).unwrap_or_default();
         if tokens.refresh.is_none() {
             let login = &*provider.settings().name;
-            tracing::warn!(login, sid, "a person in doubt did not come by at the provider in time");
+            tracing::warn!(login, sid, "a person did not log in at the provider again in time");
             return Ok(self.end_from_provider(session, "ended_by_provider", policy).await?);
         }
         let last_id = tokens.id.clone();
@@ -216,7 +216,7 @@ impl Identity {
     }
 
     /// The refresh token of a session was refused, and it was perhaps spent when an answer was lost.
-    /// The session continues for a while without it, until the person comes by at the provider.
+    /// The session continues for a while without it, until the person logs in at the provider again.
     async fn await_person(
         &self,
         provider: &Provider,
@@ -231,17 +231,17 @@ impl Identity {
         tracing::warn!(
             login,
             sid,
-            "a refresh token was lost; the person has to come by at the provider"
+            "a refresh token was lost; the person must log in at the provider again"
         );
         Ok(())
     }
 
-    /// The login at which the person of a browser's session has to come by, because its provider
+    /// The login at which the person of a browser's session must log in again, because its provider
     /// cannot be asked about it any more. `None`: there is no need, or the provider is away.
     ///
     /// # Errors
     /// The store is not available.
-    pub async fn has_to_come_by(
+    pub async fn must_log_in_again(
         &self,
         cookie: &str,
         policy: &Policy,
