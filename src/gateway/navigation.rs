@@ -1,7 +1,7 @@
 //! What a person gets instead of a bare refusal. A browser is redirected to the login and back. A
 //! form cannot be carried along, so the response to one is a page that says what to do.
 
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{Method, StatusCode, header};
 
 use super::authenticate::Unauthenticated;
 use super::guard::{Access, Denied};

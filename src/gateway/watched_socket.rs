@@ -62,7 +62,9 @@ impl SocketState {
         if self.0.keeps_head.load(Ordering::Relaxed) {
             self.0.keeps_head.store(false, Ordering::Relaxed);
             let mut head = self.lock_head();
-            written.iter().for_each(|part| head.extend_from_slice(part));
+            for part in written {
+                head.extend_from_slice(part);
+            }
         }
     }
 

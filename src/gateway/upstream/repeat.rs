@@ -13,7 +13,7 @@ pub(super) fn is_allowed(request: &Request<ClientBody>) -> bool {
 
 /// The request whose head of HTTP/1.1 this is. `None`: the head is not complete.
 pub(super) fn parsed(head: &[u8]) -> Option<Request<ClientBody>> {
-    let lines = head.iter().filter(|&&byte| byte == b'\n').count();
+    let lines = head.split(|&byte| byte == b'\n').count();
     let mut fields = vec![httparse::EMPTY_HEADER; lines];
     let mut parsed = httparse::Request::new(&mut fields);
     if parsed.parse(head).ok()?.is_partial() {

@@ -310,10 +310,10 @@ async fn cookies_are_small_in_a_browser_however_large_the_tokens_are() {
         let Some(place) = Place::start(implementation, &serve, lines).await else { return };
         place.log_in("/desk").await;
         // Logins that were begun and never finished are in a cookie too.
-        let begin = "const done = arguments[0];
+        let script = "const done = arguments[0];
             const one = tab => fetch('/auth/login/corp?return_to=/' + tab, { redirect: 'manual' });
             Promise.all([...Array(12).keys()].map(one)).then(() => done(true), error => done(String(error)))";
-        let begun = within(place.browser.client.execute_async(begin, vec![])).await.unwrap();
+        let begun = within(place.browser.client.execute_async(script, vec![])).await.unwrap();
         assert_eq!(begun, true);
         place.log_in("/desk/again").await;
         let cookies = place.cookies().await;

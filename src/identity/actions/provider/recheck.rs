@@ -72,16 +72,16 @@ impl Identity {
             let asked = self.tasks.spawn_on(work, &self.background);
             asking.spawn(async move {
                 // It waits on, but the others do not wait for it.
-                let is_away = match tokio::time::timeout(LONG, asked).await {
-                    Ok(asked) => asked.unwrap_or(false),
-                    Err(_) => {
-                        let login = &*asked_one.settings().name;
-                        tracing::warn!(
-                            login,
-                            "a provider takes long to respond about a session; it is waited for"
-                        );
-                        true
-                    }
+                let answered = tokio::time::timeout(LONG, asked).await;
+                let is_away = if let Ok(asked) = answered {
+                    asked.unwrap_or(false)
+                } else {
+                    let login = &*asked_one.settings().name;
+                    tracing::warn!(
+                        login,
+                        "a provider takes long to respond about a session; it is waited for"
+                    );
+                    true
                 };
                 is_away.then_some((issuer, asked_one))
             });
