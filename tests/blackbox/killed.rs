@@ -130,6 +130,7 @@ impl Person {
                     .send()
                     .await
                     .is(401, "token_revoked");
+                self.used.clear();
             } else {
                 let (once, twice) =
                     (Tokens::of(&once), Tokens::of(&gateway.refresh(&tokens.refresh).await));
