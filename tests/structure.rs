@@ -25,13 +25,14 @@ const NEIGHBOURS: [(&str, &str, &str); 4] = [
 ];
 
 /// The items of the gateway that the server layer may use.
-const KNOWN_TO_SERVER: [(&str, &str); 13] = [
+const KNOWN_TO_SERVER: [(&str, &str); 14] = [
     (
         "snapshot::ConnectionLimits",
         "how a connection is read; `explain` reads one without the rest",
     ),
     ("body::BodyError", "a response that its HTTP/2 client does not read is ended from outside"),
-    ("body::RequestBody", "what nobody reads of an HTTP/2 upload is given back to its connection"),
+    ("body::RequestBody", "what the gateway does not read of it is given back to its connection"),
+    ("body::UnreadBodies", "the connection takes that"),
     ("Gateway", "a connection hands its requests to `Gateway::handle`"),
     (
         "Snapshot",
