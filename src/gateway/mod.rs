@@ -63,6 +63,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 
 use arc_swap::ArcSwap;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::upgrade::OnUpgrade;
@@ -362,7 +363,8 @@ impl Gateway {
         let is_grpc = grpc::is_call(&request);
         let mut exchange = Exchange::begin(&request, peer, Arc::clone(&view));
         let mut closes = self.is_draining();
-        let passed = self.pass(&view.snapshot, worker, peer, request, &mut exchange).await;
+        let (parts, body) = request.into_parts();
+        let passed = self.pass(&view.snapshot, worker, peer, parts, body, &mut exchange).await;
         let was_allowed = passed.is_ok();
         let mut response = match passed {
             Ok(Passed::Response(response)) => response,
@@ -398,10 +400,10 @@ impl Gateway {
         snapshot: &Snapshot,
         worker: &Worker,
         peer: &Peer,
-        request: Request<RequestBody>,
+        parts: Parts,
+        body: RequestBody,
         exchange: &mut Exchange,
     ) -> Result<Passed, Refusal> {
-        let (parts, body) = request.into_parts();
         let decider = self.decider(snapshot, worker, Door::Public, exchange);
         let decider = match &peer.certificate {
             None => decider,
@@ -409,9 +411,13 @@ impl Gateway {
         };
         // The rare case is boxed: hyper keeps space for this future for as long as a connection is
         // open.
-        match decider.decide(peer, parts, body.size_hint().exact(), exchange).await? {
+        let outcome = match decider.decide(peer, parts, body.size_hint().exact(), exchange).await {
+            Ok(outcome) => outcome,
+            Err(refusal) => return Err(refusal),
+        };
+        match outcome {
             Decided::Forward(outgoing, upstream) => {
-                self.send(snapshot, worker, upstream, outgoing, body, exchange).await
+                Self::send(snapshot, worker, upstream, outgoing, body, exchange).await
             }
             Decided::Endpoint(permit, mount) => {
                 let answer = self.answer_endpoint(snapshot, permit, mount, body, exchange);
@@ -474,84 +480,89 @@ impl Gateway {
     }
 
     /// Sends the request and turns the upstream's response into the gateway's.
-    async fn send(
-        &self,
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async function keeps a second copy of a parameter that it changes"
+    )]
+    fn send(
         snapshot: &Snapshot,
         worker: &Worker,
         application: &Arc<Upstream>,
         mut outgoing: Outgoing,
         body: RequestBody,
         exchange: &mut Exchange,
-    ) -> Result<Passed, Refusal> {
-        let is_echo = application.settings().application == Application::Echo;
-        let asks = outgoing.asks().clone();
-        let settings = application.settings();
-        let waits = asks.expects_continue && !is_echo && !settings.http2;
-        let gate = (waits && !body.is_end_stream()).then(Arc::<Gate>::default);
-        // In a call of gRPC, either side may be silent while the other one sends.
-        let mut body_idle_timeout = snapshot.body_idle_timeout;
-        if settings.http2 && grpc::has_its_type(outgoing.headers()) {
-            body_idle_timeout = body_idle_timeout.max(settings.idle_timeout);
-        }
-        let is_head = *outgoing.method() == Method::HEAD;
-        let (body, upload) = ClientBody::new(
-            body,
-            snapshot.max_body,
-            body_idle_timeout,
-            asks.request_trailers.clone(),
-            gate.clone(),
-        );
-        let begun = exchange.sent(upload.clone());
-        if is_echo {
-            let response = Box::pin(echo::answer(outgoing, body, snapshot))
-                .await
+    ) -> impl Future<Output = Result<Passed, Refusal>> {
+        async move {
+            let (settings, asks) = (application.settings(), outgoing.asks().clone());
+            let is_echo = settings.application == Application::Echo;
+            let waits = asks.expects_continue && !is_echo && !settings.http2;
+            let gate = (waits && !body.is_end_stream()).then(Arc::<Gate>::default);
+            // In a call of gRPC, either side may be silent while the other one sends.
+            let mut body_idle_timeout = snapshot.body_idle_timeout;
+            if settings.http2 && grpc::has_its_type(outgoing.headers()) {
+                body_idle_timeout = body_idle_timeout.max(settings.idle_timeout);
+            }
+            let is_head = *outgoing.method() == Method::HEAD;
+            let (body, upload) = ClientBody::new(
+                body,
+                snapshot.max_body,
+                body_idle_timeout,
+                asks.request_trailers.clone(),
+                gate.clone(),
+            );
+            let begun = exchange.sent(upload.clone());
+            if is_echo {
+                let response = Box::pin(echo::answer(outgoing, body, snapshot))
+                    .await
+                    .map_err(UpstreamFailure::from)?;
+                exchange.answered();
+                return Ok(Passed::Response(response));
+            }
+            let on_upgrade = outgoing.take_upgrade();
+            let mut sending = pin!(application.send(
+                worker.index(),
+                outgoing,
+                body,
+                gate.clone(),
+                upload.as_deref(),
+                begun.into(),
+            ));
+            let sent = match &upload {
+                None => sending.as_mut().await,
+                Some(_) => unless_ended(sending.as_mut(), exchange).await?,
+            };
+            let answered = exchange.answered();
+            let (mut response, mut lease) = sent?;
+            if gate.is_some_and(|gate| gate.shut()) || may_have_extra_bytes(&response, is_head) {
+                lease.close_after();
+            }
+            lease.observe(response.headers());
+            let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            let to_websocket =
+                switches && asks.websocket && upgrades_to_websocket(response.headers());
+            if switches && !to_websocket {
+                return Err(UpstreamFailure::Protocol.into());
+            }
+            settle_response(response.status(), response.headers_mut())
                 .map_err(UpstreamFailure::from)?;
-            exchange.answered();
-            return Ok(Passed::Response(response));
+            strip_response(response.headers_mut(), &snapshot.rules.token_names, asks.trailers);
+            *response.version_mut() = Version::HTTP_11;
+            if !to_websocket {
+                return Ok(Passed::Response(response.map(|body| {
+                    Body::Upstream(UpstreamBody::new(body, lease, asks.trailers, answered.into()))
+                })));
+            }
+            let upstream = hyper::upgrade::on(&mut response);
+            let client = on_upgrade.ok_or(UpstreamFailure::Protocol)?;
+            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            Ok(Passed::Tunnel(Box::new(Tunnel {
+                response: response.map(|_| Body::Empty),
+                client,
+                upstream,
+                lease,
+            })))
         }
-        let on_upgrade = outgoing.take_upgrade();
-        let mut sending = pin!(application.send(
-            worker.index(),
-            outgoing,
-            body,
-            gate.clone(),
-            upload.as_deref(),
-            begun.into(),
-        ));
-        let sent = match &upload {
-            None => sending.as_mut().await,
-            Some(_) => unless_ended(sending.as_mut(), exchange).await?,
-        };
-        let answered = exchange.answered();
-        let (mut response, mut lease) = sent?;
-        if gate.is_some_and(|gate| gate.shut()) || may_have_extra_bytes(&response, is_head) {
-            lease.close_after();
-        }
-        lease.observe(response.headers());
-        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let to_websocket = switches && asks.websocket && upgrades_to_websocket(response.headers());
-        if switches && !to_websocket {
-            return Err(UpstreamFailure::Protocol.into());
-        }
-        settle_response(response.status(), response.headers_mut())
-            .map_err(UpstreamFailure::from)?;
-        strip_response(response.headers_mut(), &snapshot.rules.token_names, asks.trailers);
-        *response.version_mut() = Version::HTTP_11;
-        if !to_websocket {
-            return Ok(Passed::Response(response.map(|body| {
-                Body::Upstream(UpstreamBody::new(body, lease, asks.trailers, answered.into()))
-            })));
-        }
-        let upstream = hyper::upgrade::on(&mut response);
-        let client = on_upgrade.ok_or(UpstreamFailure::Protocol)?;
-        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        Ok(Passed::Tunnel(Box::new(Tunnel {
-            response: response.map(|_| Body::Empty),
-            client,
-            upstream,
-            lease,
-        })))
     }
 
     /// Responds with 101 and splices the two streams in a separate task.

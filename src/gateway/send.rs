@@ -24,7 +24,7 @@ impl Upstream {
     ///     let _ = upstream.dispatch(0, request, None, tokio::time::Instant::now()).await;
     /// }
     /// ```
-    pub async fn send(
+    pub fn send(
         self: &Arc<Self>,
         worker: usize,
         outgoing: Outgoing,
@@ -32,7 +32,7 @@ impl Upstream {
         gate: Option<Arc<Gate>>,
         upload: Option<&Upload>,
         now: Instant,
-    ) -> Result<(Response<Incoming>, Lease), UpstreamFailure> {
-        self.dispatch(worker, outgoing.into_request(body, gate), upload, now).await
+    ) -> impl Future<Output = Result<(Response<Incoming>, Lease), UpstreamFailure>> {
+        self.dispatch(worker, outgoing.into_request(body, gate), upload, now)
     }
 }

@@ -197,54 +197,60 @@ impl Upstream {
         if before < most { Ok(Some(slot)) } else { Err(UpstreamFailure::Busy) }
     }
 
-    async fn attempt(
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async function keeps a second copy of a parameter that it changes"
+    )]
+    fn attempt(
         self: &Arc<Self>,
         worker: usize,
         mut request: Request<ClientBody>,
         upload: Option<&Upload>,
         now: Instant,
-    ) -> Result<(Response<Incoming>, Lease), UpstreamFailure> {
-        // A WebSocket needs HTTP/1.1.
-        if let Some(http2) = self.http2(worker)
-            && !request.headers().contains_key(header::UPGRADE)
-        {
-            return Box::pin(self.multiplexed((http2, worker), request, upload)).await;
-        }
-        let is_alone = self.sends_alone(&request);
-        if is_alone && !request.headers().contains_key(header::UPGRADE) {
-            let has_te = request.headers().contains_key(header::TE);
-            let options = HeaderValue::from_static(if has_te { "te, close" } else { "close" });
-            request.headers_mut().insert(header::CONNECTION, options);
-        }
-        // A kept connection that ends now would lose a request that may not be repeated.
-        while !is_alone && let Some(mut connection) = self.take_idle(worker, now) {
-            let may_be_repeated = repeat::is_allowed(&request);
-            connection.prepare(upload, may_be_repeated);
-            let response = pin!(connection.sender.try_send_request(request));
-            match self.exchange(response, &mut connection.timer, upload, now).await? {
-                Ok(response) => return Ok((response, self.lease(worker, connection, false))),
-                Err(mut error) => {
-                    if let Some(unsent) = error.take_message() {
-                        request = unsent;
-                        continue;
+    ) -> impl Future<Output = Result<(Response<Incoming>, Lease), UpstreamFailure>> {
+        async move {
+            // A WebSocket needs HTTP/1.1.
+            if let Some(http2) = self.http2(worker)
+                && !request.headers().contains_key(header::UPGRADE)
+            {
+                return Box::pin(self.multiplexed((http2, worker), request, upload)).await;
+            }
+            let is_alone = self.sends_alone(&request);
+            if is_alone && !request.headers().contains_key(header::UPGRADE) {
+                let has_te = request.headers().contains_key(header::TE);
+                let options = HeaderValue::from_static(if has_te { "te, close" } else { "close" });
+                request.headers_mut().insert(header::CONNECTION, options);
+            }
+            // A kept connection that ends now would lose a request that may not be repeated.
+            while !is_alone && let Some(mut connection) = self.take_idle(worker, now) {
+                let may_be_repeated = repeat::is_allowed(&request);
+                connection.prepare(upload, may_be_repeated);
+                let response = pin!(connection.sender.try_send_request(request));
+                match self.exchange(response, &mut connection.timer, upload, now).await? {
+                    Ok(response) => return Ok((response, self.lease(worker, connection, false))),
+                    Err(mut error) => {
+                        if let Some(unsent) = error.take_message() {
+                            request = unsent;
+                            continue;
+                        }
+                        let is_lost = may_be_repeated && !connection.socket.has_received();
+                        let Some(again) =
+                            is_lost.then(|| repeat::parsed(&connection.socket.head())).flatten()
+                        else {
+                            return Err(failure(error.into_error(), upload));
+                        };
+                        request = again;
+                        break;
                     }
-                    let is_lost = may_be_repeated && !connection.socket.has_received();
-                    let Some(again) =
-                        is_lost.then(|| repeat::parsed(&connection.socket.head())).flatten()
-                    else {
-                        return Err(failure(error.into_error(), upload));
-                    };
-                    request = again;
-                    break;
                 }
             }
-        }
-        let mut connection = self.timely(Box::pin(self.connect())).await?;
-        connection.prepare(upload, false);
-        let response = pin!(connection.sender.send_request(request));
-        match self.exchange(response, &mut connection.timer, upload, Instant::now()).await? {
-            Ok(response) => Ok((response, self.lease(worker, connection, is_alone))),
-            Err(error) => Err(failure(error, upload)),
+            let mut connection = self.timely(Box::pin(self.connect())).await?;
+            connection.prepare(upload, false);
+            let response = pin!(connection.sender.send_request(request));
+            match self.exchange(response, &mut connection.timer, upload, Instant::now()).await? {
+                Ok(response) => Ok((response, self.lease(worker, connection, is_alone))),
+                Err(error) => Err(failure(error, upload)),
+            }
         }
     }
 
