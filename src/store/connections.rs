@@ -220,7 +220,7 @@ impl Connections {
     }
 }
 
-/// Notes damage that a statement has found, whoever ran it: nothing is written to such a database.
+/// Notes damage that any statement has found: nothing more is written to such a database.
 fn note_damage<T>(identity: &OnceLock<DatabaseIdentity>, done: &Result<T, StoreError>) {
     if let (Err(error), Some(identity)) = (done, identity.get())
         && error.is_damage()

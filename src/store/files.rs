@@ -158,7 +158,7 @@ mod tests {
 
     use crate::store::{Store, test_settings};
 
-    /// Whoever finds it, and although what follows the revocations may still read them.
+    /// The reader that finds it need not be the one that follows the revocations.
     #[tokio::test]
     async fn damage_that_one_reader_finds_ends_all_writes() {
         let folder = tempfile::tempdir().unwrap();

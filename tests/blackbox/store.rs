@@ -174,7 +174,7 @@ async fn a_truncated_database_acknowledges_nothing() {
             }
         });
         let problem = problem.await;
-        // A reader may come upon what is missing before the lengths are compared.
+        // A reader may find damage before the lengths are compared.
         let is_named = ["was truncated", "was damaged"]
             .iter()
             .any(|how| problem.contains(&format!("{file} {how}")));
