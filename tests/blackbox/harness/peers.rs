@@ -5,10 +5,17 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::PATIENCE;
+
+/// How often a program is started that does not become ready.
+const ATTEMPTS: usize = 4;
+
+/// How long that may take.
+const START: Duration = Duration::from_secs(15);
 
 /// A running program. It is killed when this is dropped.
 pub struct Peer {
@@ -39,7 +46,17 @@ impl Peer {
             );
             return None;
         }
-        let mut child = Command::new(&runtime)
+        // Node.js 20 sometimes hangs when it starts: all its threads then wait for each other.
+        let ready = (0..ATTEMPTS).find_map(|_| {
+            let peer = Self::spawn(&runtime, name);
+            (runtime != Path::new("node") || peer.is_ready()).then_some(peer)
+        });
+        assert!(ready.is_some(), "tests/peers/{name} does not become ready");
+        ready
+    }
+
+    fn spawn(runtime: &Path, name: &str) -> Self {
+        let mut child = Command::new(runtime)
             .arg(folder().join(name))
             .current_dir(folder())
             .stdin(Stdio::piped())
@@ -53,7 +70,18 @@ impl Peer {
                 let _ = sender.send(line);
             }
         });
-        Some(Self { input: child.stdin.take().unwrap(), child, answers })
+        Self { input: child.stdin.take().unwrap(), child, answers }
+    }
+
+    /// Whether it says that it is ready.
+    fn is_ready(&self) -> bool {
+        while let Ok(line) = self.answers.recv_timeout(START) {
+            if line == r#"{"ready":true}"# {
+                return true;
+            }
+            println!("{line}");
+        }
+        false
     }
 
     /// Its reply. Its errors are in the output of the test.
