@@ -151,6 +151,10 @@ impl Identity {
                 && known.email_verified == 1
                 && self.has_proved_address(&known, policy).await?;
             if !may_join {
+                // Another tab may just have made the account.
+                if self.accounts.of_person(&whose).await?.is_some() {
+                    continue;
+                }
                 return Err(IdentityError::AccountExists);
             }
             if self.accounts.link_person(&whose, &known, now).await? {
