@@ -14,6 +14,7 @@ use http_body::Body as _;
 mod recorded;
 
 pub use self::recorded::RecordedBody;
+pub(super) use self::recorded::unless_ended;
 use super::Telemetry;
 use super::authenticate::Caller;
 use super::body::{Body, BodyError, Upload};

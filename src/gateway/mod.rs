@@ -57,10 +57,9 @@ mod websocket;
 pub mod worker;
 
 use std::cell::RefCell;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::Poll;
 
 use arc_swap::ArcSwap;
 use http::request::Parts;
@@ -75,7 +74,7 @@ use self::body::{Body, ClientBody, Gate, RequestBody};
 use self::client::{Door, Peer};
 use self::decide::{Decided, Decider};
 use self::dialect::{Dialect, VerifyFault};
-use self::exchange::{Exchange, RecordedBody, View};
+use self::exchange::{Exchange, RecordedBody, View, unless_ended};
 use self::framing::{may_have_extra_bytes, settle_response, without_body};
 use self::logout::{LogoutFault, ReceivedLogouts, log_out, read_logout_token, verify_logout_token};
 use self::matched::LogoutRequest;
@@ -580,25 +579,6 @@ impl Gateway {
         });
         response.map(RecordedBody::unrecorded)
     }
-}
-
-/// Waits for a response, or until the exchange loses its access. The request is dropped then, which
-/// closes the connection to the upstream.
-async fn unless_ended<T>(
-    mut sending: Pin<&mut impl Future<Output = T>>,
-    exchange: &mut Exchange,
-) -> Result<T, Refusal> {
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
-            return Poll::Ready(Ok(sent));
-        }
-        exchange.poll_upload_end(cx).map(|end| {
-            // Another instance, or the same one later, may take the upload.
-            let reason = end.reason().unwrap_or(Reason::Draining);
-            Err(Refusal::Ended { reason, why: end.as_str() })
-        })
-    })
-    .await
 }
 
 /// The result of a request that was allowed.

@@ -1,4 +1,5 @@
-//! A response body with the record of its exchange, and its end if access is taken away.
+//! A response body with the record of its exchange, and the end of a response or an upload if access
+//! is taken away.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -9,7 +10,9 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::Exchange;
 use crate::gateway::body::{Body, BodyError, LONG_BYTES};
+use crate::gateway::refusal::Refusal;
 use crate::gateway::streams::Kind;
+use crate::reason::Reason;
 
 /// A response body with the record of its exchange.
 #[derive(Debug)]
@@ -127,4 +130,23 @@ impl HttpBody for RecordedBody {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
+}
+
+/// Waits for a response, or until the exchange loses its access. The request is dropped then, which
+/// closes the connection to the upstream.
+pub(in crate::gateway) async fn unless_ended<T>(
+    mut sending: Pin<&mut impl Future<Output = T>>,
+    exchange: &mut Exchange,
+) -> Result<T, Refusal> {
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
+            return Poll::Ready(Ok(sent));
+        }
+        exchange.poll_upload_end(cx).map(|end| {
+            // Another instance, or the same one later, may take the upload.
+            let reason = end.reason().unwrap_or(Reason::Draining);
+            Err(Refusal::Ended { reason, why: end.as_str() })
+        })
+    })
+    .await
 }
