@@ -25,14 +25,12 @@ use super::identity::DatabaseIdentity;
 /// Clones share the connections.
 #[derive(Clone)]
 pub(super) struct Connections {
-    pub(super) engine: Engine,
+    pub(super) statements: Statements,
     pub(super) writer: AnyPool,
     pub(super) readers: AnyPool,
     pub(super) follower: AnyPool,
     /// For statements that need no order among writers. With SQLite, nothing uses it.
     pub(super) apart: AnyPool,
-    /// Set once the database is open.
-    pub(super) identity: Arc<OnceLock<DatabaseIdentity>>,
     /// The index of the `-wal`, the `-shm` of an SQLite database. Closed last, because closing it
     /// drops the locks that SQLite holds on the file.
     pub(super) index: Option<Arc<File>>,
@@ -54,22 +52,47 @@ pub(super) struct Engine {
     pub(super) patience: Option<Duration>,
 }
 
-impl Engine {
-    /// Waits for an answer, but not forever: a server that was stopped never gives one.
+/// Runs statements, and notes what their errors say about the database.
+#[derive(Clone, Debug)]
+pub(super) struct Statements {
+    pub(super) engine: Engine,
+    /// Set once the database is open.
+    identity: Arc<OnceLock<DatabaseIdentity>>,
+}
+
+impl Statements {
+    /// Runs statements on a database that is not open yet.
+    pub(super) fn new(engine: Engine) -> Self {
+        Self { engine, identity: Arc::default() }
+    }
+
+    /// Waits for an answer, but not forever: a server that was stopped never gives one. If a statement
+    /// finds damage, nothing more is written to the database.
     async fn bounded<T>(
-        self,
+        &self,
         work: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, StoreError> {
-        let Some(patience) = self.patience else { return Ok(work.await?) };
-        let late = |_| {
-            let text = format!("no answer within {} seconds", patience.as_secs());
-            sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, text))
+        let done = match self.engine.patience {
+            None => work.await,
+            Some(patience) => {
+                let late = |_| {
+                    let text = format!("no answer within {} seconds", patience.as_secs());
+                    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, text))
+                };
+                tokio::time::timeout(patience, work).await.map_err(late).flatten()
+            }
         };
-        Ok(tokio::time::timeout(patience, work).await.map_err(late).flatten()?)
+        let done = done.map_err(StoreError::from);
+        if let (Err(error), Some(identity)) = (&done, self.identity.get())
+            && error.is_damage()
+        {
+            identity.record_damage();
+        }
+        done
     }
 
     async fn fetch<Row>(
-        self,
+        &self,
         pool: &AnyPool,
         begin: &'static str,
         statement: QueryAs<'_, Any, Row, AnyArguments>,
@@ -78,7 +101,7 @@ impl Engine {
         Row: Send + Unpin + for<'row> FromRow<'row, AnyRow>,
     {
         let fetching = async {
-            if !self.is_pooled {
+            if !self.engine.is_pooled {
                 return statement.fetch_all(pool).await;
             }
             let mut transaction = pool.begin_with(begin).await?;
@@ -99,9 +122,8 @@ impl Connections {
     where
         Row: Send + Unpin + for<'row> FromRow<'row, AnyRow>,
     {
-        let read = self.engine.fetch(&self.readers, self.engine.begin_reading, statement).await;
-        note_damage(&self.identity, &read);
-        read
+        let begin = self.statements.engine.begin_reading;
+        self.statements.fetch(&self.readers, begin, statement).await
     }
 
     /// Reads all rows of a statement as they are.
@@ -109,7 +131,7 @@ impl Connections {
         &self,
         statement: Query<'_, Any, AnyArguments>,
     ) -> Result<Vec<AnyRow>, StoreError> {
-        let engine = self.engine;
+        let engine = self.statements.engine;
         let reading = async {
             let mut transaction = self.readers.begin_with(engine.begin_reading).await?;
             let statement = statement.persistent(!engine.is_pooled);
@@ -117,9 +139,7 @@ impl Connections {
             transaction.commit().await?;
             Ok(rows)
         };
-        let read = engine.bounded(reading).await;
-        note_damage(&self.identity, &read);
-        read
+        self.statements.bounded(reading).await
     }
 
     /// Reads the first row of a statement that returns few.
@@ -152,25 +172,26 @@ impl Connections {
     where
         Row: Send + Unpin + for<'row> FromRow<'row, AnyRow>,
     {
-        self.engine.fetch(&self.apart, "BEGIN", statement).await
+        self.statements.fetch(&self.apart, "BEGIN", statement).await
     }
 
     /// Begins to read on the connection that follows the table of revocations. Nothing else can
     /// occupy it.
     pub(super) async fn follow(&self) -> Result<ReadTransaction, StoreError> {
-        let engine = self.engine;
-        let transaction = engine.bounded(self.follower.begin_with(engine.begin_reading)).await?;
-        Ok(ReadTransaction { transaction, engine })
+        let statements = self.statements.clone();
+        let beginning = self.follower.begin_with(statements.engine.begin_reading);
+        let transaction = statements.bounded(beginning).await?;
+        Ok(ReadTransaction { transaction, statements })
     }
 
     /// From now on, a write is acknowledged only if it went to this database.
     pub(super) fn bind_to(&self, identity: DatabaseIdentity) {
         // A database is opened only once.
-        let _ = self.identity.set(identity);
+        let _ = self.statements.identity.set(identity);
     }
 
     pub(super) fn identity(&self) -> Option<&DatabaseIdentity> {
-        self.identity.get()
+        self.statements.identity.get()
     }
 
     /// Checks that the database is still the one that was opened.
@@ -192,12 +213,12 @@ impl Connections {
     /// Begins a write transaction.
     pub(super) async fn write(&self) -> Result<WriteTransaction, StoreError> {
         self.check()?;
-        let engine = self.engine;
-        let transaction = engine.bounded(self.writer.begin_with(engine.begin)).await?;
-        let identity = Arc::clone(&self.identity);
-        let mut writing = WriteTransaction { transaction, engine, identity, has_failed: false };
+        let statements = self.statements.clone();
+        let engine = statements.engine;
+        let transaction = statements.bounded(self.writer.begin_with(engine.begin)).await?;
+        let mut writing = WriteTransaction { transaction, statements, has_failed: false };
         if let Some(order) = engine.order {
-            engine.bounded(writing.transaction.execute(order)).await?;
+            self.statements.bounded(writing.transaction.execute(order)).await?;
         }
         Ok(writing)
     }
@@ -216,23 +237,14 @@ impl Connections {
             Ok(())
         };
         // A server that does not answer does not keep the process from ending.
-        let _ = self.engine.bounded(closing).await;
-    }
-}
-
-/// Notes damage that any statement has found: nothing more is written to such a database.
-fn note_damage<T>(identity: &OnceLock<DatabaseIdentity>, done: &Result<T, StoreError>) {
-    if let (Err(error), Some(identity)) = (done, identity.get())
-        && error.is_damage()
-    {
-        identity.record_damage();
+        let _ = self.statements.bounded(closing).await;
     }
 }
 
 /// A transaction that reads.
 pub(super) struct ReadTransaction {
     transaction: Transaction<'static, Any>,
-    engine: Engine,
+    statements: Statements,
 }
 
 impl ReadTransaction {
@@ -244,13 +256,13 @@ impl ReadTransaction {
     where
         Row: Send + Unpin + for<'row> FromRow<'row, AnyRow>,
     {
-        let statement = statement.persistent(!self.engine.is_pooled);
-        self.engine.bounded(statement.fetch_all(&mut *self.transaction)).await
+        let statement = statement.persistent(!self.statements.engine.is_pooled);
+        self.statements.bounded(statement.fetch_all(&mut *self.transaction)).await
     }
 
     /// Ends it.
     pub(super) async fn end(self) -> Result<(), StoreError> {
-        self.engine.bounded(self.transaction.commit()).await
+        self.statements.bounded(self.transaction.commit()).await
     }
 }
 
@@ -258,8 +270,7 @@ impl ReadTransaction {
 /// discarded if it is never called.
 pub(super) struct WriteTransaction {
     transaction: Transaction<'static, Any>,
-    engine: Engine,
-    identity: Arc<OnceLock<DatabaseIdentity>>,
+    statements: Statements,
     has_failed: bool,
 }
 
@@ -269,9 +280,8 @@ impl WriteTransaction {
         &mut self,
         statement: Query<'_, Any, AnyArguments>,
     ) -> Result<u64, StoreError> {
-        let statement = statement.persistent(!self.engine.is_pooled);
-        let done = self.engine.bounded(statement.execute(&mut *self.transaction)).await;
-        note_damage(&self.identity, &done);
+        let statement = statement.persistent(!self.statements.engine.is_pooled);
+        let done = self.statements.bounded(statement.execute(&mut *self.transaction)).await;
         self.has_failed |= done.is_err();
         Ok(done?.rows_affected())
     }
@@ -296,9 +306,8 @@ impl WriteTransaction {
     where
         Row: Send + Unpin + for<'row> FromRow<'row, AnyRow>,
     {
-        let statement = statement.persistent(!self.engine.is_pooled);
-        let done = self.engine.bounded(statement.fetch_all(&mut *self.transaction)).await;
-        note_damage(&self.identity, &done);
+        let statement = statement.persistent(!self.statements.engine.is_pooled);
+        let done = self.statements.bounded(statement.fetch_all(&mut *self.transaction)).await;
         self.has_failed |= done.is_err();
         done
     }
@@ -323,8 +332,8 @@ impl WriteTransaction {
             // PostgreSQL would roll back and report success.
             return Err(sqlx::Error::Protocol("a statement failed earlier".into()).into());
         }
-        self.engine.bounded(self.transaction.commit()).await?;
+        self.statements.bounded(self.transaction.commit()).await?;
         // A write to a file that was deleted in the meantime is lost.
-        self.identity.get().map_or(Ok(()), DatabaseIdentity::check)
+        self.statements.identity.get().map_or(Ok(()), DatabaseIdentity::check)
     }
 }

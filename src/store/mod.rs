@@ -236,7 +236,7 @@ impl Store {
 
     /// Whether several replicas may share the database.
     pub fn is_shared(&self) -> bool {
-        self.connections.engine.order.is_some()
+        self.connections.statements.engine.order.is_some()
     }
 
     /// Writes with one statement, and returns the number of rows that it changed.
@@ -248,15 +248,8 @@ impl Store {
     /// [`Store::retry_write`] finds that it is not.
     pub fn record_failure(&self, error: &StoreError) {
         match error {
-            StoreError::Database(_) => {
-                if error.is_damage()
-                    && let Some(identity) = self.connections.identity()
-                {
-                    identity.record_damage();
-                }
-                self.note_failure(error);
-            }
-            StoreError::Lost { .. }
+            StoreError::Database(_)
+            | StoreError::Lost { .. }
             | StoreError::OtherDatabase { .. }
             | StoreError::Standby { .. }
             | StoreError::Unreachable { .. } => self.note_failure(error),
@@ -268,7 +261,7 @@ impl Store {
     fn note_failure(&self, error: &StoreError) {
         let heard_at = *self.heard_at.lock().unwrap_or_else(PoisonError::into_inner);
         let mut last = self.last_failure();
-        // The task that follows the database finds out why there is no connection.
+        // The task that polls the database reports why it cannot connect.
         let says_why = !matches!(error, StoreError::Database(sqlx::Error::PoolTimedOut));
         if last.is_some() && !says_why {
             return;

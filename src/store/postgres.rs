@@ -5,13 +5,12 @@
 //! locks end with theirs.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::any::AnyPoolOptions;
 use sqlx::{Any, AnyConnection, Connection, Executor};
 
-use super::connections::{Connections, Engine};
+use super::connections::{Connections, Engine, Statements};
 use super::database::Postgres;
 use super::{StoreError, migrate};
 
@@ -91,18 +90,17 @@ fn connect(database: &Postgres) -> Result<Connections, StoreError> {
         pool.connect_lazy(url)
     };
     Ok(Connections {
-        engine: Engine {
+        statements: Statements::new(Engine {
             begin: BEGIN,
             order: Some(ORDER),
             begin_reading: "BEGIN READ ONLY",
             is_pooled,
             patience: Some(PATIENCE),
-        },
+        }),
         writer: pool(1).connect_lazy(url)?,
         readers: read_only(READERS)?,
         follower: read_only(1)?,
         apart: pool(APART).connect_lazy(url)?,
-        identity: Arc::default(),
         index: None,
     })
 }

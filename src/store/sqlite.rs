@@ -18,7 +18,7 @@ use sqlx::{Any, AnyConnection, Connection, Executor};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
-use super::connections::{Connections, Engine};
+use super::connections::{Connections, Engine, Statements};
 use super::{StoreError, migrate, wal, with_suffix};
 
 /// Opens the database at this path, creates it if there is none (mode 0600), and brings its schema
@@ -56,12 +56,11 @@ pub(super) async fn open_read_only(path: &Path) -> Result<Option<Connections>, S
         return Err(StoreError::Foreign { database: path.display().to_string() });
     }
     Ok(Some(Connections {
-        engine: ENGINE,
+        statements: Statements::new(ENGINE),
         writer: pool.clone(),
         readers: pool.clone(),
         follower: pool.clone(),
         apart: pool,
-        identity: Arc::default(),
         index: None,
     }))
 }
@@ -83,12 +82,11 @@ async fn connect(url: &str, index: Option<File>) -> Result<Connections, sqlx::Er
         .after_release(|connection, _| Box::pin(has_no_transaction(connection)));
     let writer = writer.connect(url).await?;
     Ok(Connections {
-        engine: ENGINE,
+        statements: Statements::new(ENGINE),
         readers: read_only(READERS)?,
         follower: read_only(1)?,
         apart: writer.clone(),
         writer,
-        identity: Arc::default(),
         index: index.map(Arc::new),
     })
 }
@@ -117,10 +115,8 @@ fn pool(connections: u32) -> AnyPoolOptions {
 /// with one byte each, which leaves holes if blocks are smaller.
 fn preallocate_index(database: &Path) -> io::Result<Option<File>> {
     let path = with_suffix(database, "-shm");
-    let file = match OpenOptions::new().read(true).write(true).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        file => file?,
-    };
+    let opened = OpenOptions::new().read(true).write(true).open(path);
+    let Some(file) = wal::found(opened)? else { return Ok(None) };
     match fallocate(&file, FallocateFlags::empty(), 0, SHARED_BYTES) {
         // The file system does not support this.
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(Some(file)),

@@ -10,6 +10,8 @@ use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use bytes::Buf;
+
 use super::{StoreError, with_suffix};
 
 /// Checks this before SQLite opens the database, which would create the index anew.
@@ -158,24 +160,20 @@ fn checksum(sum: [u32; 2], bytes: &[u8], number: impl Fn(&[u8]) -> u32) -> [u32;
     })
 }
 
-fn first_four(bytes: &[u8]) -> [u8; 4] {
-    bytes.first_chunk().copied().expect("callers pass at least four bytes")
+fn native(mut bytes: &[u8]) -> u32 {
+    bytes.get_u32_ne()
 }
 
-fn native(bytes: &[u8]) -> u32 {
-    u32::from_ne_bytes(first_four(bytes))
+fn big_endian(mut bytes: &[u8]) -> u32 {
+    bytes.get_u32()
 }
 
-fn big_endian(bytes: &[u8]) -> u32 {
-    u32::from_be_bytes(first_four(bytes))
-}
-
-fn little_endian(bytes: &[u8]) -> u32 {
-    u32::from_le_bytes(first_four(bytes))
+fn little_endian(mut bytes: &[u8]) -> u32 {
+    bytes.get_u32_le()
 }
 
 /// `None`: there is no such file.
-fn found<T>(opened: io::Result<T>) -> io::Result<Option<T>> {
+pub(super) fn found<T>(opened: io::Result<T>) -> io::Result<Option<T>> {
     match opened {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         opened => opened.map(Some),
