@@ -74,16 +74,17 @@ impl Gateway {
         if let (Some(budget), true) = (endpoint.budget, is_offered) {
             let client = client.ip();
             let account = account.as_deref();
-            let mut counted = self
-                .count_by_client_and_account(route, identity, budget, client, account, exchange);
-            if counted.is_ok() {
-                counted = exchange.confirm().await;
-            }
-            if counted.is_err() {
-                // Otherwise, guesses at one account from many addresses would take the places of
-                // every address, and nobody could log in.
+            let counted = match self
+                .count_by_client_and_account(route, identity, budget, client, account, exchange)
+            {
+                Ok(()) => exchange.confirm().await,
+                Err(limited) => Err(limited),
+            };
+            if let Err(limited) = counted {
+                // Otherwise, guesses at one account from many addresses would use up the limit by
+                // address, and every login would be refused.
                 exchange.give_back(&identity.budgets().all());
-                counted?;
+                return Err(limited);
             }
         }
         let request = Request {

@@ -14,7 +14,6 @@ use http_body::Body as _;
 mod recorded;
 
 pub use self::recorded::RecordedBody;
-pub(super) use self::recorded::unless_ended;
 use super::Telemetry;
 use super::authenticate::Caller;
 use super::body::{Body, BodyError, Upload};
@@ -156,10 +155,13 @@ impl Exchange {
         self.cell.iter().chain(&self.more_cells).any(|(counted, _)| Arc::ptr_eq(counted, limit))
     }
 
+    fn take_cells(&mut self) -> Vec<(Arc<Limit>, Cell)> {
+        self.more_cells.drain(..).chain(self.cell.take()).collect()
+    }
+
     /// Gives back what these limits have counted, as if the request had not been made.
     pub fn give_back(&mut self, limits: &[&Arc<Limit>]) {
-        let cells: Vec<_> = self.more_cells.drain(..).chain(self.cell.take()).collect();
-        for (limit, cell) in cells {
+        for (limit, cell) in self.take_cells() {
             if limits.iter().any(|returned| Arc::ptr_eq(returned, &limit)) {
                 limit.give_back(cell);
             } else {
@@ -170,8 +172,7 @@ impl Exchange {
 
     /// Has the shared limits among those that counted it count it for all gateways.
     async fn confirm_cells(&mut self) -> Result<(), Refusal> {
-        let cells: Vec<_> = self.more_cells.drain(..).chain(self.cell.take()).collect();
-        let mut cells = cells.into_iter();
+        let mut cells = self.take_cells().into_iter();
         while let Some((limit, cell)) = cells.next() {
             let confirmed = limit.confirm(cell).await;
             if confirmed.is_err() {

@@ -74,7 +74,7 @@ use self::body::{Body, ClientBody, Gate, RequestBody};
 use self::client::{Door, Peer};
 use self::decide::{Decided, Decider};
 use self::dialect::{Dialect, VerifyFault};
-use self::exchange::{Exchange, RecordedBody, View, unless_ended};
+use self::exchange::{Exchange, RecordedBody, View};
 use self::framing::{may_have_extra_bytes, settle_response, without_body};
 use self::logout::{LogoutFault, ReceivedLogouts, log_out, read_logout_token, verify_logout_token};
 use self::matched::LogoutRequest;
@@ -408,8 +408,8 @@ impl Gateway {
             None => decider,
             shown => decider.with_certificate(shown.as_ref()),
         };
-        // The rare case is boxed: hyper keeps space for this future for as long as a connection is
-        // open.
+        // With `?` in the `match` below, this future would keep the outcome twice while it sends the
+        // request.
         let outcome = match decider.decide(peer, parts, body.size_hint().exact(), exchange).await {
             Ok(outcome) => outcome,
             Err(refusal) => return Err(refusal),
@@ -418,6 +418,7 @@ impl Gateway {
             Decided::Forward(outgoing, upstream) => {
                 Self::send(snapshot, worker, upstream, outgoing, body, exchange).await
             }
+            // The rare cases are boxed, so that the usual one keeps no space for them.
             Decided::Endpoint(permit, mount) => {
                 let answer = self.answer_endpoint(snapshot, permit, mount, body, exchange);
                 Box::pin(answer).await.map(Passed::Response)
@@ -528,7 +529,7 @@ impl Gateway {
             ));
             let sent = match &upload {
                 None => sending.as_mut().await,
-                Some(_) => unless_ended(sending.as_mut(), exchange).await?,
+                Some(_) => exchange.unless_ended(sending.as_mut()).await?,
             };
             let answered = exchange.answered();
             let (mut response, mut lease) = sent?;

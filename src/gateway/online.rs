@@ -133,9 +133,7 @@ impl Online<'_> {
                     let found = identity.look_up_token(&token, client, policy).await;
                     let now = self.clock.unix_seconds();
                     let claims = found.map_err(|error| match error {
-                        LookUpError::Unusable(Unusable::Store(error)) => {
-                            Unauthenticated::Unavailable(Arc::new(error.into()))
-                        }
+                        LookUpError::Unusable(Unusable::Store(error)) => unavailable(error.into()),
                         LookUpError::Unusable(unusable) => unusable_token(&unusable, now),
                         LookUpError::Limited { limit, retry_after } => {
                             Unauthenticated::Limited { limit, retry_after }

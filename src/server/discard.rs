@@ -21,32 +21,24 @@ impl UnreadBodies for ConnectionState {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let busy = self.stay_busy();
         runtime.spawn(async move {
-            if timeout(LINGER, discard(body)).await == Ok(Rest::Read) {
+            if timeout(LINGER, discard(body)).await == Ok(true) {
                 busy.request_read();
             }
         });
     }
 }
 
-/// What became of the rest of a body.
-#[derive(PartialEq, Eq)]
-enum Rest {
-    /// It was read to the end.
-    Read,
-    /// It was too long, or the client broke it off.
-    Unread,
-}
-
-async fn discard(mut body: Incoming) -> Rest {
+/// Returns whether the body was read to its end: not if it is too long, or the client breaks it off.
+async fn discard(mut body: Incoming) -> bool {
     let mut left = MAX_DISCARDED;
     while left > 0 {
         match body.frame().await {
-            None => return Rest::Read,
-            Some(Err(_)) => return Rest::Unread,
+            None => return true,
+            Some(Err(_)) => return false,
             Some(Ok(frame)) => {
                 left = left.saturating_sub(frame.data_ref().map_or(0, bytes::Bytes::len));
             }
         }
     }
-    Rest::Unread
+    false
 }

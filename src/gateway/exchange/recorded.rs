@@ -132,21 +132,23 @@ impl HttpBody for RecordedBody {
     }
 }
 
-/// Waits for a response, or until the exchange loses its access. The request is dropped then, which
-/// closes the connection to the upstream.
-pub(in crate::gateway) async fn unless_ended<T>(
-    mut sending: Pin<&mut impl Future<Output = T>>,
-    exchange: &mut Exchange,
-) -> Result<T, Refusal> {
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
-            return Poll::Ready(Ok(sent));
-        }
-        exchange.poll_upload_end(cx).map(|end| {
-            // Another instance, or the same one later, may take the upload.
-            let reason = end.reason().unwrap_or(Reason::Draining);
-            Err(Refusal::Ended { reason, why: end.as_str() })
+impl Exchange {
+    /// Waits for a response, or until the exchange loses its access. The request is dropped then,
+    /// which closes the connection to the upstream.
+    pub(in crate::gateway) async fn unless_ended<T>(
+        &mut self,
+        mut sending: Pin<&mut impl Future<Output = T>>,
+    ) -> Result<T, Refusal> {
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
+                return Poll::Ready(Ok(sent));
+            }
+            self.poll_upload_end(cx).map(|end| {
+                // Another instance, or the same one later, may take the upload.
+                let reason = end.reason().unwrap_or(Reason::Draining);
+                Err(Refusal::Ended { reason, why: end.as_str() })
+            })
         })
-    })
-    .await
+        .await
+    }
 }
