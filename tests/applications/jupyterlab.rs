@@ -7,10 +7,10 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::harness::certificates::authority;
-use crate::harness::{Browser, Port, within};
+use crate::harness::{Browser, Port};
 use crate::{
     EMAIL, PASSWORD, Running, accepts, add_account, behind, fence, is_installed, peers, portcullis,
-    renewals, start,
+    renewals, start, until_returned,
 };
 
 /// Sets the source of the first cell, runs it and saves the notebook. The result: the text that it
@@ -82,16 +82,7 @@ async fn a_notebook_is_edited_run_and_saved_past_three_lifetimes_of_the_access_t
     while renewals(&gateway).await < before + 3.0 {
         round += 1;
         let source = format!("print('round', {round})");
-        let arguments = vec![source.as_str().into()];
-        let printed = within(async {
-            loop {
-                let printed = browser.client.execute_async(WORK, arguments.clone()).await.unwrap();
-                if !printed.is_null() {
-                    return printed;
-                }
-            }
-        })
-        .await;
+        let printed = until_returned(&browser, WORK, source.as_str().into()).await;
         assert_eq!(printed, format!("round {round}\n"), "round {round}");
         let saved: Value = serde_json::from_slice(&std::fs::read(&notebook).unwrap()).unwrap();
         assert!(saved["cells"][0].to_string().contains(&source), "round {round}: {saved}");

@@ -28,11 +28,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use toml::Table;
 
 use harness::jar::Jar;
-use harness::{Gateway, Port, Setup};
+use harness::{Browser, Gateway, Port, Setup};
 
 /// The account of the tests.
 const EMAIL: &str = "ann@example.com";
@@ -148,6 +148,20 @@ async fn log_in(gateway: &Gateway) -> Jar {
 /// How many sessions were renewed.
 async fn renewals(gateway: &Gateway) -> f64 {
     gateway.metric_value("portcullis_refresh_total", &["succeeded"]).await.unwrap_or_default()
+}
+
+/// Runs a script in the browser again and again until it returns something.
+async fn until_returned(browser: &Browser, script: &str, argument: Value) -> Value {
+    harness::within(async {
+        loop {
+            let arguments = vec![argument.clone()];
+            let returned = browser.client.execute_async(script, arguments).await.unwrap();
+            if !returned.is_null() {
+                return returned;
+            }
+        }
+    })
+    .await
 }
 
 /// Starts an application.

@@ -12,7 +12,7 @@ use crate::harness::jar::Jar;
 use crate::harness::{Browser, Gateway, Port, Response, within};
 use crate::{
     EMAIL, PASSWORD, accepts, add_account, behind, fence, is_installed, log_in, peers, portcullis,
-    renewals, start,
+    renewals, start, until_returned,
 };
 
 const ORIGIN: &str = "http://red.example.com";
@@ -185,16 +185,7 @@ async fn flows_are_deployed_in_the_editor_past_three_lifetimes_of_the_access_tok
     let (before, since) = (renewals(&gateway).await, Instant::now());
     while renewals(&gateway).await < before + 3.0 || since.elapsed() < 3 * LIFETIME {
         round += 1;
-        let arguments = vec![round.into()];
-        let shown = within(async {
-            loop {
-                let shown = browser.client.execute_async(WORK, arguments.clone()).await.unwrap();
-                if !shown.is_null() {
-                    return shown;
-                }
-            }
-        })
-        .await;
+        let shown = until_returned(&browser, WORK, round.into()).await;
         assert_eq!(shown, format!("round {round}"));
         let saved = std::fs::read_to_string(folder.path().join("flows.json")).unwrap();
         assert!(saved.contains(&format!("Round {round}")), "{saved}");

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::by_mail::{mails, token};
 use crate::harness::{Browser, Gateway};
-use crate::pages::{PASSWORD, SITE, in_browser};
+use crate::pages::{ACCOUNT_PAGES, PASSWORD, SITE, in_browser};
 use crate::second_factor::{base32, code};
 
 /// A tour of all pages, each of which is checked.
@@ -155,15 +155,7 @@ impl<'a, C: AsyncFn(&Browser, &str)> Tour<'a, C> {
     }
 
     async fn account(&self) {
-        for path in [
-            "/auth/account",
-            "/auth/account/name",
-            "/auth/account/email",
-            "/auth/account/delete",
-            "/auth/sessions",
-            "/auth/password/change",
-            "/auth/logout",
-        ] {
+        for path in ACCOUNT_PAGES {
             self.open(path).await;
         }
         self.goto("/auth/password/change").await;

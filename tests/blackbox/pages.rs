@@ -709,6 +709,17 @@ async fn closed_registration_is_explained() {
 // --- in a browser
 // ----------------------------------------------------------------------------------------------------------------------
 
+/// The pages of a person who is logged in.
+pub const ACCOUNT_PAGES: [&str; 7] = [
+    "/auth/account",
+    "/auth/account/name",
+    "/auth/account/email",
+    "/auth/account/delete",
+    "/auth/sessions",
+    "/auth/password/change",
+    "/auth/logout",
+];
+
 /// Over TLS, in front of an application with pages.
 pub async fn in_browser(config: &str) -> Gateway {
     let certificate = authority().issue(&["app.test"]);

@@ -3,7 +3,7 @@
 use crate::by_mail::{mails, token};
 use crate::harness::client::Request;
 use crate::harness::{Gateway, Response};
-use crate::pages::{PASSWORD, SITE, cookies, is_page, page, post_as, register};
+use crate::pages::{ACCOUNT_PAGES, PASSWORD, SITE, cookies, is_page, page, post_as, register};
 use crate::second_factor::{base32, code};
 
 async fn log_in(gateway: &Gateway, more: &[(&str, &str)], jar: &str) -> Response {
@@ -189,21 +189,15 @@ async fn pages_and_mails_are_in_the_language_of_their_reader() {
         request.header("Accept", "text/html").header("Accept-Language", "de-CH, en;q=0.5")
     };
     let jar = register(&gateway, "ann@example.com").await;
-    for path in [
+    let others = [
         "/auth/login",
         "/auth/register",
         "/auth/password/forgot",
-        "/auth/logout",
-        "/auth/account",
-        "/auth/account/name",
-        "/auth/account/email",
-        "/auth/account/delete",
-        "/auth/sessions",
-        "/auth/password/change",
         "/auth/totp",
         "/auth/password/reset?token=abc",
         "/auth/nothing",
-    ] {
+    ];
+    for path in others.into_iter().chain(ACCOUNT_PAGES) {
         let html = german(gateway.get(path)).header("Cookie", &jar).send().await.text();
         assert!(html.contains("<html lang=\"de\" dir=\"ltr\">"), "{path}: {html}");
         for english in [" the ", "Log in", "Log out", "Password", "Your ", "Error"] {
