@@ -262,7 +262,8 @@ impl Sessions {
         RefreshToken::decode(token, &self.key)
     }
 
-    /// The session of a refresh token of ours, whether it is still valid or not.
+    /// Returns the id of the session for which this gateway issued a refresh token, which may have
+    /// expired.
     pub(super) fn sid_of(&self, token: &str) -> Option<String> {
         Some(self.parse(token)?.session.to_string())
     }

@@ -22,13 +22,13 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Every host is the gateway. Returns `None` with a message if there is no browser. With
-    /// `CI=true`, that is a failure.
+    /// Starts a browser that resolves every host to the gateway. If Chromium is not installed,
+    /// prints a message and returns `None`, or panics if `CI=true`.
     pub async fn start(gateway: &Gateway) -> Option<Self> {
         Self::resolving("*", gateway).await
     }
 
-    /// As `start`, but only the hosts of this pattern are the gateway.
+    /// Like [`start`](Self::start), but resolves only hosts that match this pattern to the gateway.
     pub async fn resolving(hosts: &str, gateway: &Gateway) -> Option<Self> {
         let Some((driver, port)) = driver() else {
             assert!(

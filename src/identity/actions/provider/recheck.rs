@@ -236,8 +236,8 @@ impl Identity {
         Ok(())
     }
 
-    /// The login at which the person of a browser's session must log in again, because its provider
-    /// cannot be asked about it any more. `None`: there is no need, or the provider is away.
+    /// Returns the name of the provider at which the person must log in again, because the refresh
+    /// token of their session was lost. `None` if it was not, or if the provider does not respond.
     ///
     /// # Errors
     /// The store is not available.
