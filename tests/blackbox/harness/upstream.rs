@@ -24,6 +24,8 @@ pub enum Step {
     Write(Vec<u8>),
     /// Waits for [`Upstream::release`], or until the gateway closes.
     Hold,
+    /// Reads until the gateway has closed its side; this side stays open.
+    ReadToEnd,
     /// Waits.
     Wait(Duration),
     /// Sends back every byte until the end.
@@ -272,6 +274,7 @@ impl Line {
                             return;
                         }
                     }
+                    Step::ReadToEnd => while self.stream.read(&mut self.buffer).await > 0 {},
                     Step::Wait(time) => tokio::time::sleep(time).await,
                     Step::Echo => loop {
                         let bytes = self.buffer.split();
