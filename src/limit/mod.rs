@@ -153,30 +153,26 @@ impl Limit {
     /// Takes one cell for the client at `ip`. An IPv4-mapped IPv6 address (`::ffff:192.0.2.1`)
     /// counts as the IPv4 address; other IPv6 addresses count by their prefix.
     pub fn take_client(&self, ip: IpAddr) -> Result<Cell, Exceeded> {
-        self.take(self.client(ip), [self.network(ip), None])
+        self.take(self.client(ip), self.network(ip))
     }
 
     /// Takes one cell for attempts by the client at `ip` on `account`, which must be in its
     /// canonical form.
     pub fn take_client_and_account(&self, ip: IpAddr, account: &str) -> Result<Cell, Exceeded> {
         let client = self.client(ip);
-        let address: &[u8] = match &client {
-            Key::V4(ip) => ip,
-            Key::V6(ip) | Key::Network(ip) | Key::Digest(ip) => ip,
-        };
-        let digest = digest(&[address, account.as_bytes()]);
-        self.take(Key::Digest(digest), [self.network(ip), Some(client)])
+        let digest = digest(&[client.bytes(), account.as_bytes()]);
+        self.take(Key::Digest(digest), self.network(ip).into_iter().chain([client]))
     }
 
     /// Takes one cell for `account`, whoever tries it.
     pub fn take_account(&self, account: &str) -> Result<Cell, Exceeded> {
-        self.take(Key::Digest(digest(&[account.as_bytes()])), [None, None])
+        self.take(Key::Digest(digest(&[account.as_bytes()])), None)
     }
 
     /// Takes one cell for the caller `subject` of `issuer`.
     pub fn take_subject(&self, issuer: &str, subject: &str) -> Result<Cell, Exceeded> {
         let digest = digest(&[issuer.as_bytes(), subject.as_bytes()]);
-        self.take(Key::Digest(digest), [None, None])
+        self.take(Key::Digest(digest), None)
     }
 
     /// Returns a cell as if the request had not been made, as far as it has not been replenished
@@ -257,7 +253,7 @@ impl Limit {
         }
     }
 
-    fn take(&self, key: Key, groups: [Option<Key>; 2]) -> Result<Cell, Exceeded> {
+    fn take(&self, key: Key, groups: impl IntoIterator<Item = Key>) -> Result<Cell, Exceeded> {
         if let Some(sharing) = self.sharing.get() {
             sharing.check_refused(self, &key)?;
         }
@@ -277,12 +273,11 @@ impl Counters {
 
     /// Takes a cell from each group, then from the key. If one is exhausted, none is taken: a
     /// refused client uses up nothing of its neighbours' budget.
-    fn take(&self, key: Key, groups: [Option<Key>; 2]) -> Result<Shares, Exceeded> {
-        let mut taken = [None, None];
-        for (slot, group) in taken.iter_mut().zip(groups) {
-            let Some(group) = group else { continue };
+    fn take(&self, key: Key, groups: impl IntoIterator<Item = Key>) -> Result<Shares, Exceeded> {
+        let mut taken = Vec::new();
+        for group in groups {
             match self.groups.take(group) {
-                Ok(share) => *slot = Some(share),
+                Ok(share) => taken.push(share),
                 Err(exceeded) => {
                     self.give_back_to_groups(&taken);
                     return Err(exceeded);
@@ -303,8 +298,10 @@ impl Counters {
         self.give_back_to_groups(&shares.groups);
     }
 
-    fn give_back_to_groups(&self, groups: &[Option<Share>; 2]) {
-        groups.iter().flatten().for_each(|share| self.groups.give_back(share));
+    fn give_back_to_groups(&self, groups: &[Share]) {
+        for share in groups {
+            self.groups.give_back(share);
+        }
     }
 
     fn prune(&self) {
@@ -353,7 +350,8 @@ pub struct Cell {
 #[derive(Debug)]
 struct Shares {
     key: Share,
-    groups: [Option<Share>; 2],
+    /// None for most clients.
+    groups: Vec<Share>,
 }
 
 /// What a cell takes from one budget.

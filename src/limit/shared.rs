@@ -160,7 +160,7 @@ impl Sharing {
 
     fn take_part(&self, limit: &Limit, shares: &Shares) -> Result<Elsewhere, Exceeded> {
         let part = self.current_part(limit);
-        let groups = shares.groups.each_ref().map(|share| share.as_ref().map(|share| share.key));
+        let groups = shares.groups.iter().map(|share| share.key);
         let taken = part.counters.take(shares.key.key, groups)?;
         Ok(Elsewhere::Part(part, taken))
     }
@@ -239,7 +239,7 @@ fn with(cell: Cell, elsewhere: Elsewhere) -> Cell {
 fn budgets(limit: &Limit, shares: &Shares) -> Vec<Budget> {
     let interval = emission_interval(&limit.settings);
     let requests = limit.settings.requests;
-    let groups = shares.groups.iter().flatten().map(|share| {
+    let groups = shares.groups.iter().map(|share| {
         let (interval, requests) = (of_group(interval), requests.saturating_mul(GROUP));
         budget(limit, "group", &share.key, interval, requests)
     });
@@ -254,14 +254,13 @@ fn budget(
     requests: NonZeroU32,
 ) -> Budget {
     let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
-    let (word, bytes): (&str, &[u8]) = match key {
-        Key::V4(ip) => ("ip", ip),
-        Key::V6(ip) => ("ip", ip),
-        Key::Network(ip) => ("network", ip),
-        Key::Digest(digest) => ("digest", digest),
+    let word = match key {
+        Key::V4(_) | Key::V6(_) => "ip",
+        Key::Network(_) => "network",
+        Key::Digest(_) => "digest",
     };
     let mut name = format!("{}:{kind}:{word}:", limit.name);
-    for byte in bytes {
+    for byte in key.bytes() {
         // Writing to a string cannot fail.
         let _ = write!(name, "{byte:02x}");
     }

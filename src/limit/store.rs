@@ -16,12 +16,30 @@ use governor::nanos::Nanos;
 use governor::state::StateStore;
 
 /// The owner of a cell. Small, and of fixed size whatever the client sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Key {
     V4([u8; 4]),
     V6([u8; 16]),
     Network([u8; 16]),
     Digest([u8; 16]),
+}
+
+impl Key {
+    /// What identifies the owner among those of its kind.
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::V4(bytes) => bytes,
+            Self::V6(bytes) | Self::Network(bytes) | Self::Digest(bytes) => bytes,
+        }
+    }
+}
+
+impl Hash for Key {
+    /// Each request hashes its key twice, and each part of a hash costs as much as the key: so
+    /// neither the kind nor the length is part of it. Equal bytes of two kinds are rare.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(self.bytes());
+    }
 }
 
 /// A key, and a slot in which the store leaves the TAT that it wrote: governor only returns yes or
