@@ -78,7 +78,7 @@ struct Folds {
 
 /// A connection that waits for its next request.
 struct Idle {
-    connection: Connection,
+    connection: Box<Connection>,
     since: Instant,
     /// How long it may wait.
     keep: Duration,
@@ -360,7 +360,7 @@ impl Upstream {
     }
 
     /// Takes the most recently used connection that is ready for a request.
-    fn take_idle(&self, worker: usize, now: Instant) -> Option<Connection> {
+    fn take_idle(&self, worker: usize, now: Instant) -> Option<Box<Connection>> {
         let mut idle = self.idle(worker);
         let mut at = idle.len();
         while at > 0 {
@@ -395,7 +395,12 @@ impl Upstream {
         }
     }
 
-    fn lease(self: &Arc<Self>, worker: usize, connection: Connection, is_alone: bool) -> Lease {
+    fn lease(
+        self: &Arc<Self>,
+        worker: usize,
+        connection: Box<Connection>,
+        is_alone: bool,
+    ) -> Lease {
         let keep_for = if is_alone { Duration::ZERO } else { self.settings.keep_idle };
         Lease::new(self, worker, Held::Http1(connection), keep_for)
     }
@@ -405,7 +410,7 @@ impl Upstream {
         self.http2.get(worker % self.http2.len().max(1))
     }
 
-    async fn connect(&self) -> Result<Connection, ConnectError> {
+    async fn connect(&self) -> Result<Box<Connection>, ConnectError> {
         let Application::Unix { path } = &self.settings.application else {
             let stream = self.dial().await?;
             return match &self.tls {

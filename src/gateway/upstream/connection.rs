@@ -22,10 +22,11 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Begins HTTP/1.1 on an open stream.
+    /// Begins HTTP/1.1 on an open stream. Boxed, since each request moves its connection a few times:
+    /// from the idle ones to the response, and back.
     pub(super) async fn new(
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    ) -> Result<Self, ConnectError> {
+    ) -> Result<Box<Self>, ConnectError> {
         let socket = SocketState::default();
         let io = WatchedSocket::new(io, socket.clone());
         let (sender, connection) = http1::Builder::new()
@@ -41,12 +42,12 @@ impl Connection {
             // Errors go to the task that waits for the response.
             let _ = connection.with_upgrades().await;
         });
-        Ok(Self {
+        Ok(Box::new(Self {
             sender,
             socket,
             timer: IdleTimer::default(),
             _task: AbortOnDropHandle::new(task),
-        })
+        }))
     }
 
     /// Prepares the connection for a request that is about to be sent. `keeps_head`: it may be sent

@@ -23,6 +23,11 @@ pub struct Lease {
     worker: usize,
     held: Option<Held>,
     keep_for: Duration,
+    bounds: Option<Box<Bounds>>,
+}
+
+/// What an upstream with `max_requests` or `total_timeout` bounds. The others keep no space for it.
+struct Bounds {
     /// One of the `max_requests`.
     slot: Option<Slot>,
     /// When the exchange must have ended.
@@ -31,7 +36,7 @@ pub struct Lease {
 
 /// What a response is read from.
 pub(super) enum Held {
-    Http1(Connection),
+    Http1(Box<Connection>),
     Http2(#[expect(dead_code, reason = "it keeps the connection open")] Stream),
 }
 
@@ -44,13 +49,14 @@ impl Lease {
         keep_for: Duration,
     ) -> Self {
         let upstream = Arc::clone(upstream);
-        Self { upstream, worker, held: Some(held), keep_for, slot: None, deadline: None }
+        Self { upstream, worker, held: Some(held), keep_for, bounds: None }
     }
 
     /// Also holds one of the `max_requests`, until `deadline` at the latest.
     #[must_use]
     pub(super) fn bounded(self, slot: Option<Slot>, deadline: Option<Instant>) -> Self {
-        Self { slot, deadline, ..self }
+        let is_bounded = slot.is_some() || deadline.is_some();
+        Self { bounds: is_bounded.then(|| Box::new(Bounds { slot, deadline })), ..self }
     }
 
     /// Reads from these fields how long the upstream keeps the connection.
@@ -70,7 +76,9 @@ impl Lease {
 
     /// Puts the connection back, idle since `now`.
     fn keep(&mut self, now: Instant) {
-        self.slot = None;
+        if let Some(bounds) = &mut self.bounds {
+            bounds.slot = None;
+        }
         let Some(Held::Http1(connection)) = self.held.take() else { return };
         if self.keep_for.is_zero() || connection.sender.is_closed() {
             return;
@@ -115,7 +123,8 @@ impl UpstreamBody {
         if ended.is_some() {
             lease.keep(now);
         }
-        let total = lease.deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
+        let deadline = lease.bounds.as_ref().and_then(|bounds| bounds.deadline);
+        let total = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
         Self {
             inner,
             lease,
