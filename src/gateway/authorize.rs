@@ -129,13 +129,18 @@ impl<'s> Authenticated<'s> {
     ///
     /// # Errors
     /// The request, and the refusal of authentication, of a limit by subject, or of authorization.
-    pub async fn authorize(self, observer: &mut impl Observer) -> Result<Permit<'s>, Stopped<'s>> {
+    pub fn authorize<O: Observer>(
+        self,
+        observer: &mut O,
+    ) -> impl Future<Output = Result<Permit<'s>, Stopped<'s>>> {
         let decided = self.decide(observer);
-        // A refusal counts too: it may be a failure.
-        match (observer.confirm().await, decided) {
-            (Ok(()), decided) => decided,
-            (Err(limited), Ok(permit)) => Err(permit.stop(limited)),
-            (Err(limited), Err(stopped)) => Err(stopped.instead(limited)),
+        async move {
+            // A refusal counts too: it may be a failure.
+            match (observer.confirm().await, decided) {
+                (Ok(()), decided) => decided,
+                (Err(limited), Ok(permit)) => Err(permit.stop(limited)),
+                (Err(limited), Err(stopped)) => Err(stopped.instead(limited)),
+            }
         }
     }
 

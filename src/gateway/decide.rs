@@ -63,43 +63,47 @@ impl<'s> Decider<'s> {
         Self { verifier: self.verifier.with_certificate(shown, authority), ..self }
     }
 
-    /// Decides what happens to a request. `announced`: its declared body length in bytes.
-    pub async fn decide(
+    /// Decides what happens to a request. `announced`: its declared body length in bytes. The head is
+    /// matched at once, so that no future has to keep it.
+    pub fn decide<O: Observer>(
         &self,
         peer: &Peer,
         parts: Parts,
         announced: Option<u64>,
-        observer: &mut impl Observer,
-    ) -> Result<Decided<'s>, Refusal> {
-        let matched = match Match::resolve(self.snapshot, peer, parts, observer)? {
-            Match::Route(matched) => matched,
-            Match::Logout(request) => return Ok(Decided::Logout(request)),
-            Match::Preflight(preflight) => return Ok(Decided::Preflight(preflight)),
-        };
-        let permit = self
-            .permit(matched, observer)
-            .await
-            .map_err(|stopped| redirect_or_explain(stopped, self.snapshot))?;
-        match &permit.route().destination {
-            Destination::Identity(mount) => {
-                let most = self.snapshot.max_body.min(LONGEST_BODY);
-                if announced.is_some_and(|bytes| bytes > most) {
-                    let stopped = permit.stop(Refusal::BodyTooLarge);
-                    return Err(redirect_or_explain(stopped, self.snapshot));
+        observer: &mut O,
+    ) -> impl Future<Output = Result<Decided<'s>, Refusal>> {
+        let matched = Match::resolve(self.snapshot, peer, parts, observer);
+        async move {
+            let matched = match matched? {
+                Match::Route(matched) => matched,
+                Match::Logout(request) => return Ok(Decided::Logout(request)),
+                Match::Preflight(preflight) => return Ok(Decided::Preflight(preflight)),
+            };
+            let permit = self
+                .permit(matched, observer)
+                .await
+                .map_err(|stopped| redirect_or_explain(stopped, self.snapshot))?;
+            match &permit.route().destination {
+                Destination::Identity(mount) => {
+                    let most = self.snapshot.max_body.min(LONGEST_BODY);
+                    if announced.is_some_and(|bytes| bytes > most) {
+                        let stopped = permit.stop(Refusal::BodyTooLarge);
+                        return Err(redirect_or_explain(stopped, self.snapshot));
+                    }
+                    Ok(Decided::Endpoint(permit, mount))
                 }
-                Ok(Decided::Endpoint(permit, mount))
+                Destination::Redirect(redirect) => {
+                    let names = &self.snapshot.rules.token_names;
+                    Redirected::new(&permit, redirect, names).map(Decided::Redirect)
+                }
+                Destination::Upstream(upstream) => {
+                    let (rules, max_body) = (&self.snapshot.rules, self.snapshot.max_body);
+                    let outgoing =
+                        Outgoing::prepare(permit, announced, observer.ids(), rules, max_body)?;
+                    Ok(Decided::Forward(outgoing, upstream))
+                }
+                Destination::External => Err(NoRoute::NotFound.into()),
             }
-            Destination::Redirect(redirect) => {
-                let names = &self.snapshot.rules.token_names;
-                Redirected::new(&permit, redirect, names).map(Decided::Redirect)
-            }
-            Destination::Upstream(upstream) => {
-                let (rules, max_body) = (&self.snapshot.rules, self.snapshot.max_body);
-                let outgoing =
-                    Outgoing::prepare(permit, announced, observer.ids(), rules, max_body)?;
-                Ok(Decided::Forward(outgoing, upstream))
-            }
-            Destination::External => Err(NoRoute::NotFound.into()),
         }
     }
 

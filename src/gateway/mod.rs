@@ -57,12 +57,12 @@ mod websocket;
 pub mod worker;
 
 use std::cell::RefCell;
-use std::pin::pin;
+use std::future::ready;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::upgrade::OnUpgrade;
@@ -284,20 +284,19 @@ impl Gateway {
         worker.tidy(&self.current);
     }
 
-    /// Handles one request on the calling worker.
-    pub async fn handle(
-        &self,
-        worker: &Worker,
+    /// Handles one request on the calling worker. Boxed: hyper keeps space for the future for as long
+    /// as the connection is open, idle or not.
+    pub fn handle<'a>(
+        &'a self,
+        worker: &'a Worker,
         door: Door,
-        peer: &Peer,
+        peer: &'a Peer,
         request: Request<RequestBody>,
-    ) -> Response<RecordedBody> {
+    ) -> Pin<Box<dyn Future<Output = Response<RecordedBody>> + Send + 'a>> {
         match door {
-            Door::Public => self.serve(worker, peer, request).await,
-            // The rare case is boxed: hyper keeps space for this future for as long as a connection
-            // is open.
-            Door::Verify => Box::pin(self.verify(worker, peer, request)).await,
-            Door::Redirect => self.redirect(worker, peer, request),
+            Door::Public => Box::pin(self.serve(worker, peer, request)),
+            Door::Verify => Box::pin(self.verify(worker, peer, request)),
+            Door::Redirect => Box::pin(ready(self.redirect(worker, peer, request))),
         }
     }
 
@@ -350,87 +349,87 @@ impl Gateway {
         exchange.finish_as(status, response)
     }
 
-    async fn serve(
+    fn serve(
         &self,
         worker: &Worker,
         peer: &Peer,
         request: Request<RequestBody>,
-    ) -> Response<RecordedBody> {
-        // One configuration for this request, from its first byte to its last.
-        let view = worker.view(&self.current);
+    ) -> impl Future<Output = Response<RecordedBody>> {
         let (version, is_head) = (request.version(), *request.method() == Method::HEAD);
         let is_grpc = grpc::is_call(&request);
-        let mut exchange = Exchange::begin(&request, peer, Arc::clone(&view));
-        let mut closes = self.is_draining();
-        let (parts, body) = request.into_parts();
-        let passed = self.pass(&view.snapshot, worker, peer, parts, body, &mut exchange).await;
-        let was_allowed = passed.is_ok();
-        let mut response = match passed {
-            Ok(Passed::Response(response)) => response,
-            Ok(Passed::Tunnel(tunnel)) => return self.tunnel(*tunnel, exchange),
-            Err(refusal) => {
-                exchange.refused(&refusal);
-                // The end of a request with invalid framing is unknown: the bytes that follow
-                // must not be parsed as the next request (RFC 9112 §6.3).
-                closes |= refusal.reason() == Reason::FramingInvalid;
-                let reason = refusal.reason();
-                let refused = exchange.explained(refusal).into_response(exchange.request_id());
-                if is_grpc {
-                    // Limits count what is refused, although the status will be 200.
-                    exchange.settle_cells(refused.status().as_u16());
-                    grpc::refused(reason, refused.headers())
-                } else {
-                    refused
+        // An async function would keep a second copy of the request, which it takes apart.
+        async move {
+            // One configuration for this request, from its first byte to its last.
+            let view = worker.view(&self.current);
+            let mut exchange = Exchange::begin(&request, peer, Arc::clone(&view));
+            let mut closes = self.is_draining();
+            let (parts, body) = request.into_parts();
+            let decider = self.decider(&view.snapshot, worker, Door::Public, &exchange);
+            let decider = match &peer.certificate {
+                None => decider,
+                shown => decider.with_certificate(shown.as_ref()),
+            };
+            let announced = body.size_hint().exact();
+            let passed = match decider.decide(peer, parts, announced, &mut *exchange).await {
+                Ok(what) => self.pass(&view.snapshot, worker, what, body, &mut exchange).await,
+                Err(refusal) => Err(refusal),
+            };
+            let was_allowed = passed.is_ok();
+            let mut response = match passed {
+                Ok(Passed::Response(response)) => response,
+                Ok(Passed::Tunnel(tunnel)) => return self.tunnel(*tunnel, exchange),
+                Err(refusal) => {
+                    exchange.refused(&refusal);
+                    // The end of a request with invalid framing is unknown: the bytes that follow
+                    // must not be parsed as the next request (RFC 9112 §6.3).
+                    closes |= refusal.reason() == Reason::FramingInvalid;
+                    refused(&mut exchange, refusal, is_grpc)
                 }
+            };
+            exchange.set_response_headers(response.headers_mut(), was_allowed);
+            if is_head {
+                response = without_body(response);
             }
-        };
-        exchange.set_response_headers(response.headers_mut(), was_allowed);
-        if is_head {
-            response = without_body(response);
+            if closes && version < Version::HTTP_2 {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
+            exchange.finish(response)
         }
-        if closes && version < Version::HTTP_2 {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        exchange.finish(response)
     }
 
-    async fn pass(
+    /// Does what was decided.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async function keeps a second copy of a parameter that it takes apart"
+    )]
+    fn pass(
         &self,
         snapshot: &Snapshot,
         worker: &Worker,
-        peer: &Peer,
-        parts: Parts,
+        decided: Decided<'_>,
         body: RequestBody,
         exchange: &mut Exchange,
-    ) -> Result<Passed, Refusal> {
-        let decider = self.decider(snapshot, worker, Door::Public, exchange);
-        let decider = match &peer.certificate {
-            None => decider,
-            shown => decider.with_certificate(shown.as_ref()),
-        };
-        // With `?` in the `match` below, this future would keep the outcome twice while it sends the
-        // request.
-        let outcome = match decider.decide(peer, parts, body.size_hint().exact(), exchange).await {
-            Ok(outcome) => outcome,
-            Err(refusal) => return Err(refusal),
-        };
-        match outcome {
-            Decided::Forward(outgoing, upstream) => {
-                Self::send(snapshot, worker, upstream, outgoing, body, exchange).await
-            }
-            // The rare cases are boxed, so that the usual one keeps no space for them.
-            Decided::Endpoint(permit, mount) => {
-                let answer = self.answer_endpoint(snapshot, permit, mount, body, exchange);
-                Box::pin(answer).await.map(Passed::Response)
-            }
-            Decided::Redirect(redirected) => Ok(Passed::Response(redirected.into_response())),
-            Decided::Preflight(preflight) => {
-                exchange.completed();
-                Ok(Passed::Response(preflight.into_response()))
-            }
-            Decided::Logout(request) => {
-                let response = Box::pin(self.log_out(snapshot, &request, body, exchange)).await?;
-                Ok(Passed::Response(response))
+    ) -> impl Future<Output = Result<Passed, Refusal>> {
+        async move {
+            match decided {
+                Decided::Forward(outgoing, upstream) => {
+                    Self::send(snapshot, worker, upstream, outgoing, body, exchange).await
+                }
+                // The rare cases are boxed, so that the usual one keeps no space for them.
+                Decided::Endpoint(permit, mount) => {
+                    let answer = self.answer_endpoint(snapshot, permit, mount, body, exchange);
+                    Box::pin(answer).await.map(Passed::Response)
+                }
+                Decided::Redirect(redirected) => Ok(Passed::Response(redirected.into_response())),
+                Decided::Preflight(preflight) => {
+                    exchange.completed();
+                    Ok(Passed::Response(preflight.into_response()))
+                }
+                Decided::Logout(request) => {
+                    let logout = Box::pin(self.log_out(snapshot, &request, body, exchange));
+                    Ok(Passed::Response(logout.await?))
+                }
             }
         }
     }
@@ -580,6 +579,18 @@ impl Gateway {
         });
         response.map(RecordedBody::unrecorded)
     }
+}
+
+/// The response to a refused request.
+fn refused(exchange: &mut Exchange, refusal: Refusal, is_grpc: bool) -> Response<Body> {
+    let reason = refusal.reason();
+    let refused = exchange.explained(refusal).into_response(exchange.request_id());
+    if !is_grpc {
+        return refused;
+    }
+    // Limits count what is refused, although the status will be 200.
+    exchange.settle_cells(refused.status().as_u16());
+    grpc::refused(reason, refused.headers())
 }
 
 /// The result of a request that was allowed.

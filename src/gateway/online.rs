@@ -44,18 +44,35 @@ impl Online<'_> {
         verifier: &Verifier<'_>,
         now: u64,
     ) -> Result<Option<Caller>, Unauthenticated> {
-        let mut decided = authenticate(access, verifier, now);
+        let decided = authenticate(access, verifier, now);
+        let is_settled = match &decided {
+            Err(Unauthenticated::Invalid(refused)) if refused.concerns_key() => false,
+            Err(Unauthenticated::NotLookedUp) => false,
+            _ => self.identity.is_none() || renewable(access, verifier, &decided).is_none(),
+        };
+        if is_settled {
+            return decided;
+        }
+        // Boxed, so that a request keeps no space for what it need not wait for.
+        Box::pin(self.resolve(access, verifier, decided)).await
+    }
+
+    /// What it takes to resolve the credential.
+    async fn resolve(
+        self,
+        access: &AccessRequest<'_>,
+        verifier: &Verifier<'_>,
+        mut decided: Result<Option<Caller>, Unauthenticated>,
+    ) -> Result<Option<Caller>, Unauthenticated> {
         if matches!(&decided, Err(Unauthenticated::Invalid(refused)) if refused.concerns_key()) {
-            // The rare cases are boxed: hyper keeps space for this future for as long as a
-            // connection is open.
-            decided = Box::pin(self.with_newest_keys(access, verifier, decided)).await;
+            decided = self.with_newest_keys(access, verifier, decided).await;
         }
         if matches!(&decided, Err(Unauthenticated::NotLookedUp)) {
-            return Box::pin(self.look_up(access, verifier)).await;
+            return self.look_up(access, verifier).await;
         }
         match (renewable(access, verifier, &decided), self.identity) {
             (Some(cookie), Some(issuer)) => {
-                Box::pin(self.with_renewed_session(access, verifier, decided, cookie, issuer)).await
+                self.with_renewed_session(access, verifier, decided, cookie, issuer).await
             }
             _ => decided,
         }

@@ -170,23 +170,26 @@ impl Upstream {
     /// # Errors
     /// [`UpstreamFailure::Upload`] if the client's body is at fault, and another
     /// [`UpstreamFailure`] otherwise.
-    pub(super) async fn dispatch(
+    pub(super) fn dispatch(
         self: &Arc<Self>,
         worker: usize,
         request: Request<ClientBody>,
         upload: Option<&Upload>,
         now: Instant,
-    ) -> Result<(Response<Incoming>, Lease), UpstreamFailure> {
-        let slot = self.slot()?;
-        let Some(total) = self.settings.total_timeout else {
-            let (response, lease) = self.attempt(worker, request, upload, now).await?;
-            return Ok((response, lease.bounded(slot, None)));
-        };
-        // Boxed, so that exchanges without a deadline keep no space for it.
+    ) -> impl Future<Output = Result<(Response<Incoming>, Lease), UpstreamFailure>> {
+        // Boxed: it has space for the request, and each of the functions around this one would copy
+        // that.
         let attempt = Box::pin(self.attempt(worker, request, upload, now));
-        let attempted = timeout_at(now + total, attempt).await;
-        let (response, lease) = attempted.unwrap_or(Err(UpstreamFailure::Total))?;
-        Ok((response, lease.bounded(slot, Some(now + total))))
+        async move {
+            let slot = self.slot()?;
+            let Some(total) = self.settings.total_timeout else {
+                let (response, lease) = attempt.await?;
+                return Ok((response, lease.bounded(slot, None)));
+            };
+            let attempted = Box::pin(timeout_at(now + total, attempt)).await;
+            let (response, lease) = attempted.unwrap_or(Err(UpstreamFailure::Total))?;
+            Ok((response, lease.bounded(slot, Some(now + total))))
+        }
     }
 
     /// One of the `max_requests`; `Ok(None)`: they are not limited.

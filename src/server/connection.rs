@@ -213,13 +213,10 @@ impl ConnectionContext {
                     RequestBody::with_unread(body, &context.state)
                 }
             });
-            // Boxed: hyper keeps space for this future for as long as the connection is open, idle
-            // or not.
-            Box::pin(async move {
-                let mut response = context
-                    .gateway
-                    .handle(&context.worker, context.door, &context.peer, request)
-                    .await;
+            let ConnectionContext { gateway, worker, door, peer, .. } = &**context;
+            let handling = gateway.handle(worker, *door, peer, request);
+            async move {
+                let mut response = handling.await;
                 let is_unread = closes_if_unread && !response.body().has_read_request();
                 if is_unread && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     let close = HeaderValue::from_static("close");
@@ -228,7 +225,7 @@ impl ConnectionContext {
                 Ok::<_, Infallible>(
                     context.detach_if_tunnel(response).map(|body| BusyBody { body, busy }),
                 )
-            })
+            }
         });
         let mut connection =
             pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
