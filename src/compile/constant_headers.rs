@@ -38,8 +38,7 @@ impl Compiler<'_> {
         for (name, value) in written.response_headers.iter().flat_map(Spanned::get_ref) {
             let value = self.header_value(&Spanned::new(value.span(), value.get_ref()));
             let is_reserved = HOP_BY_HOP
-                .iter()
-                .map(HeaderName::as_str)
+                .into_iter()
                 .chain(RESERVED_IN_RESPONSES)
                 .any(|reserved| same_folded(reserved, name.get_ref()));
             if is_reserved {

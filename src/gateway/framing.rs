@@ -41,13 +41,17 @@ pub fn check_request(version: Version, headers: &HeaderMap) -> Result<(), Framin
 /// 9110 §8.6).
 ///
 /// hyper has read the body by this length, so repeated values are equal. Without a body to read, it
-/// may be anything, and is then removed.
+/// may be anything, and is then removed. `has_coding`: whether it has a `Transfer-Encoding`.
 ///
 /// # Errors
 /// [`FramingFault::Coding`] if the body has a transfer coding other than `chunked`. The gateway
 /// requests none.
-pub fn settle_response(status: StatusCode, headers: &mut HeaderMap) -> Result<(), FramingFault> {
-    if headers.contains_key(header::TRANSFER_ENCODING) {
+pub fn settle_response(
+    status: StatusCode,
+    headers: &mut HeaderMap,
+    has_coding: bool,
+) -> Result<(), FramingFault> {
+    if has_coding {
         if !is_chunked(headers) {
             // A field from before RFC 7230, where it meant no coding: hyper then reads to the end
             // of the connection, whatever the declared length.
@@ -102,17 +106,15 @@ pub fn without_body(mut response: Response<Body>) -> Response<Body> {
 }
 
 /// Whether bytes may follow this response that would be read as the next one: a body where none is
-/// allowed, or one of two lengths.
-pub fn may_have_extra_bytes<B>(response: &Response<B>, is_head: bool) -> bool {
-    let headers = response.headers();
+/// allowed, or one of two lengths. `has_coding`: whether it has a `Transfer-Encoding`.
+pub fn may_have_extra_bytes<B>(response: &Response<B>, is_head: bool, has_coding: bool) -> bool {
     let bodiless =
         is_head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let chunked = headers.contains_key(header::TRANSFER_ENCODING);
-    let length = headers.get(header::CONTENT_LENGTH);
+    let length = || response.headers().get(header::CONTENT_LENGTH);
     if bodiless {
-        chunked || length.is_some_and(|length| length != "0")
+        has_coding || length().is_some_and(|length| length != "0")
     } else {
-        chunked && length.is_some()
+        has_coding && length().is_some()
     }
 }
 
@@ -166,6 +168,11 @@ mod tests {
         }
     }
 
+    fn settled(status: StatusCode, headers: &mut HeaderMap) -> Result<(), FramingFault> {
+        let has_coding = headers.contains_key(header::TRANSFER_ENCODING);
+        settle_response(status, headers, has_coding)
+    }
+
     #[test]
     fn a_response_gets_one_length() {
         for (fields, expected) in [
@@ -180,7 +187,7 @@ mod tests {
             (&[("content-length", "99999999999999999999999")], None),
         ] {
             let mut headers = headers(fields);
-            assert_eq!(settle_response(StatusCode::OK, &mut headers), Ok(()), "{fields:?}");
+            assert_eq!(settled(StatusCode::OK, &mut headers), Ok(()), "{fields:?}");
             let lengths: Vec<_> = headers
                 .get_all("content-length")
                 .iter()
@@ -195,16 +202,16 @@ mod tests {
             ("gzip", Err(FramingFault::Coding)),
         ] {
             assert_eq!(
-                settle_response(StatusCode::OK, &mut headers(&[("transfer-encoding", coding)])),
+                settled(StatusCode::OK, &mut headers(&[("transfer-encoding", coding)])),
                 expected,
                 "{coding}"
             );
         }
         let mut both = headers(&[("transfer-encoding", "identity"), ("content-length", "5")]);
-        assert_eq!(settle_response(StatusCode::OK, &mut both), Err(FramingFault::Coding));
+        assert_eq!(settled(StatusCode::OK, &mut both), Err(FramingFault::Coding));
         let mut chunks = headers(&[("transfer-encoding", "chunked"), ("content-length", "5")]);
-        assert_eq!((settle_response(StatusCode::OK, &mut chunks), chunks.len()), (Ok(()), 1));
+        assert_eq!((settled(StatusCode::OK, &mut chunks), chunks.len()), (Ok(()), 1));
         let mut none = headers(&[("content-length", "5"), ("x", "1")]);
-        assert_eq!((settle_response(StatusCode::NO_CONTENT, &mut none), none.len()), (Ok(()), 1));
+        assert_eq!((settled(StatusCode::NO_CONTENT, &mut none), none.len()), (Ok(()), 1));
     }
 }

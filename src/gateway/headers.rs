@@ -214,25 +214,25 @@ pub fn connection_names(headers: &HeaderMap) -> Vec<HeaderName> {
 /// Removes fields that trailers must not contain, and fields for this hop only, from the trailers
 /// of a response (RFC 9110 §6.5.1).
 pub fn strip_trailers(trailers: &mut HeaderMap) {
-    for name in connection_names(trailers).iter().chain(&HOP_BY_HOP) {
+    for name in connection_names(trailers) {
         trailers.remove(name);
     }
-    for name in NOT_IN_TRAILERS {
+    for name in HOP_BY_HOP.into_iter().chain(NOT_IN_TRAILERS) {
         trailers.remove(name);
     }
 }
 
-/// Response fields for one hop (RFC 9110 §7.6.1). Not a constant, since each use of one would make
-/// the names anew.
-pub static HOP_BY_HOP: [HeaderName; 8] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
+/// Response fields for one hop (RFC 9110 §7.6.1). As text: a name is compared with eight of these
+/// by its length, and with one by its letters.
+pub const HOP_BY_HOP: [&str; 8] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
 ];
 
 /// Fields that frame, route, authenticate or describe a message (RFC 9110 §6.5.1).

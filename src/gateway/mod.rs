@@ -63,7 +63,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::upgrade::OnUpgrade;
 use tokio_util::sync::CancellationToken;
@@ -75,12 +75,13 @@ use self::client::{Door, Peer};
 use self::decide::{Decided, Decider};
 use self::dialect::{Dialect, VerifyFault};
 use self::exchange::{Exchange, RecordedBody, View};
-use self::framing::{may_have_extra_bytes, settle_response, without_body};
+use self::framing::without_body;
 use self::logout::{LogoutFault, ReceivedLogouts, log_out, read_logout_token, verify_logout_token};
 use self::matched::LogoutRequest;
 use self::online::Online;
-use self::outgoing::{Outgoing, strip_response};
+use self::outgoing::Outgoing;
 use self::refusal::Refusal;
+use self::send::settle_head;
 pub use self::snapshot::Snapshot;
 use self::streams::{StreamBytes, Streams};
 pub use self::token_memo::TokenMemo;
@@ -532,20 +533,18 @@ impl Gateway {
             };
             let answered = exchange.answered();
             let (mut response, mut lease) = sent?;
-            if gate.is_some_and(|gate| gate.shut()) || may_have_extra_bytes(&response, is_head) {
+            if gate.is_some_and(|gate| gate.shut()) {
                 lease.close_after();
             }
-            lease.observe(response.headers());
             let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             let to_websocket =
-                switches && asks.websocket && upgrades_to_websocket(response.headers());
+                switches && asks.websocket && websocket::is_accepted(response.headers());
             if switches && !to_websocket {
                 return Err(UpstreamFailure::Protocol.into());
             }
-            settle_response(response.status(), response.headers_mut())
+            let names = &snapshot.rules.token_names;
+            settle_head(&mut response, &mut lease, is_head, asks.trailers, names)
                 .map_err(UpstreamFailure::from)?;
-            strip_response(response.headers_mut(), &snapshot.rules.token_names, asks.trailers);
-            *response.version_mut() = Version::HTTP_11;
             if !to_websocket {
                 return Ok(Passed::Response(response.map(|body| {
                     Body::Upstream(UpstreamBody::new(body, lease, asks.trailers, answered.into()))
@@ -609,10 +608,4 @@ struct Tunnel {
     client: OnUpgrade,
     upstream: OnUpgrade,
     lease: Lease,
-}
-
-fn upgrades_to_websocket(headers: &HeaderMap) -> bool {
-    headers
-        .get(header::UPGRADE)
-        .is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket"))
 }

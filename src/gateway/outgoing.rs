@@ -279,27 +279,35 @@ pub(super) fn strip_cookies(headers: &mut HeaderMap, names: &TokenNames) -> bool
     has_own
 }
 
+/// The fields of an upstream's response that are for that hop only. Few responses have any, and
+/// comparing each name once is cheaper than looking each of these up.
+pub fn fields_for_hop(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers.keys().filter(|name| HOP_BY_HOP.contains(&name.as_str())).cloned().collect()
+}
+
 /// Removes from an upstream's response the fields for that hop only, and cookies that only the
-/// gateway may set.
-pub fn strip_response(headers: &mut HeaderMap, names: &TokenNames, trailers_welcome: bool) {
-    let declared = if trailers_welcome { headers.remove(header::TRAILER) } else { None };
-    // Few responses have any of these: comparing each name once is cheaper than looking each of
-    // them up.
-    if headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
-        for name in connection_names(headers) {
+/// gateway may set. `for_hop`: its [`fields_for_hop`].
+pub fn strip_response(
+    headers: &mut HeaderMap,
+    for_hop: Vec<HeaderName>,
+    names: &TokenNames,
+    trailers_welcome: bool,
+) {
+    if !for_hop.is_empty() {
+        let declared = if trailers_welcome { headers.remove(header::TRAILER) } else { None };
+        for name in connection_names(headers).into_iter().chain(for_hop) {
             headers.remove(name);
         }
-        for name in &HOP_BY_HOP {
-            headers.remove(name);
+        if let Some(declared) = declared {
+            headers.insert(header::TRAILER, declared);
         }
-    }
-    if let Some(declared) = declared {
-        headers.insert(header::TRAILER, declared);
     }
     let ours = |line: &HeaderValue| {
         names.own_cookie(line.as_bytes().split(|&byte| byte == b';').next().unwrap_or_default())
     };
-    if headers.get_all(header::SET_COOKIE).iter().any(ours) {
+    // Looking a name up costs as much as comparing a dozen.
+    let sets_cookies = headers.keys().any(|name| *name == header::SET_COOKIE);
+    if sets_cookies && headers.get_all(header::SET_COOKIE).iter().any(ours) {
         let kept: Vec<HeaderValue> = headers
             .get_all(header::SET_COOKIE)
             .iter()

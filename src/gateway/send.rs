@@ -1,13 +1,16 @@
-//! The only way to send a request to an application: it must be an [`Outgoing`].
+//! The only way to send a request to an application: it must be an [`Outgoing`]. And what becomes of
+//! the head of its response.
 
 use std::sync::Arc;
 
-use http::Response;
+use http::{Response, Version, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::body::{ClientBody, Gate, Upload};
-use super::outgoing::Outgoing;
+use super::framing::{FramingFault, may_have_extra_bytes, settle_response};
+use super::outgoing::{Outgoing, fields_for_hop, strip_response};
+use super::token_names::TokenNames;
 use super::upstream::{Lease, Upstream, UpstreamFailure};
 
 impl Upstream {
@@ -35,4 +38,27 @@ impl Upstream {
     ) -> impl Future<Output = Result<(Response<Incoming>, Lease), UpstreamFailure>> {
         self.dispatch(worker, outgoing.into_request(body, gate), upload, now)
     }
+}
+
+/// Turns the head of an upstream's response into that of the gateway's, and notes how long its
+/// connection is kept.
+pub(super) fn settle_head(
+    response: &mut Response<Incoming>,
+    lease: &mut Lease,
+    is_head: bool,
+    trailers_welcome: bool,
+    names: &TokenNames,
+) -> Result<(), FramingFault> {
+    let for_hop = fields_for_hop(response.headers());
+    let has_coding = for_hop.contains(&header::TRANSFER_ENCODING);
+    if may_have_extra_bytes(response, is_head, has_coding) {
+        lease.close_after();
+    }
+    if !for_hop.is_empty() {
+        lease.observe(response.headers());
+    }
+    settle_response(response.status(), response.headers_mut(), has_coding)?;
+    strip_response(response.headers_mut(), for_hop, names, trailers_welcome);
+    *response.version_mut() = Version::HTTP_11;
+    Ok(())
 }

@@ -2,6 +2,14 @@
 //! a close frame may stand between two frames, never inside one.
 
 use aws_lc_rs::rand;
+use http::{HeaderMap, header};
+
+/// Whether a response with these fields accepts an upgrade to it.
+pub(super) fn is_accepted(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::UPGRADE)
+        .is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket"))
+}
 
 /// One direction of a WebSocket.
 #[derive(Debug, Default)]
