@@ -203,7 +203,7 @@ impl Bench {
     /// `Decider::decide`, up to the request that would be sent. Not inlined, because callgrind
     /// counts by function name.
     #[inline(never)]
-    fn decide(&self, case: Case, parts: &Parts) -> Result<Outgoing, Refusal> {
+    fn decide(&self, case: Case, parts: &Parts) -> Result<Outgoing<'_>, Refusal> {
         let parts = parts.clone();
         if case == Case::Nothing {
             return Err(Refusal::BodyTooLarge);

@@ -131,7 +131,7 @@ impl<'s> Narrator<'s> {
         }
     }
 
-    fn describe_outgoing(&mut self, outgoing: &Outgoing, upstream: &str) {
+    fn describe_outgoing(&mut self, outgoing: &Outgoing<'_>, upstream: &str) {
         // A field that was removed and set again counts as ours, even if the client had sent the
         // same value.
         let is_new = |name: &HeaderName, value| {

@@ -44,7 +44,7 @@ pub struct Decider<'s> {
 #[derive(Debug)]
 pub enum Decided<'s> {
     /// It is sent to this application.
-    Forward(Outgoing, &'s Arc<Upstream>),
+    Forward(Outgoing<'s>, &'s Arc<Upstream>),
     /// An endpoint of the built-in issuer handles it.
     Endpoint(Permit<'s>, &'s Mount),
     /// The client is sent elsewhere.

@@ -25,7 +25,7 @@ const ECHOED: usize = 64 * 1024;
 /// # Errors
 /// [`UploadFailure`], when the body does not arrive.
 pub(super) async fn answer(
-    request: Outgoing,
+    request: Outgoing<'_>,
     body: ClientBody,
     snapshot: &Snapshot,
 ) -> Result<Response<Body>, UploadFailure> {
@@ -64,7 +64,7 @@ pub(super) async fn answer(
 }
 
 /// The page for a person.
-fn page(request: &Outgoing, snapshot: &Snapshot) -> Response<Body> {
+fn page(request: &Outgoing<'_>, snapshot: &Snapshot) -> Response<Body> {
     let headers = request.headers();
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let host = host.rsplit_once(':').map_or(host, |(host, _)| host);

@@ -61,8 +61,10 @@ impl Gateway {
     ) -> Result<Response<Body>, Refusal> {
         let route = permit.route();
         let (matched, caller, rejected) = permit.into_parts();
-        let MatchedParts { parts, target, client, endpoint, .. } = matched.into_parts();
-        let Some(matched) = endpoint else { return Err(NoRoute::NotFound.into()) };
+        let MatchedParts { parts, target, client, endpoint, .. } = *matched.into_parts();
+        let Some(Ok(matched)) = endpoint.map(|endpoint| *endpoint) else {
+            return Err(NoRoute::NotFound.into());
+        };
         let (endpoint, origin) = (matched.endpoint(), matched.origin());
         let account = match &caller {
             Some(caller) => Some(caller.token().subject().to_owned()),

@@ -57,17 +57,18 @@ pub enum Match<'s> {
 /// In one block on the heap: the steps after it hand it on, and moving a request head each time
 /// would cost more than the block.
 #[derive(Debug)]
-pub struct Matched<'s>(Box<Contents<'s>>);
+pub struct Matched<'s>(Box<MatchedParts<'s>>);
 
+/// What a matched request consists of.
 #[derive(Debug)]
-struct Contents<'s> {
-    parts: Parts,
-    target: Target,
-    client: ClientAddress,
+pub(super) struct MatchedParts<'s> {
+    pub(super) parts: Parts,
+    pub(super) target: Target,
+    pub(super) client: ClientAddress,
     route: &'s Route,
     overriding: Option<Box<Overriding<'s>>>,
-    second: Option<Box<SecondTargets<'s>>>,
-    endpoint: Option<Box<Result<MatchedEndpoint, Refusal>>>,
+    pub(super) second: Option<Box<SecondTargets<'s>>>,
+    pub(super) endpoint: Option<Box<Result<MatchedEndpoint, Refusal>>>,
 }
 
 /// What an application sees that honours a method override: the other method, and its route.
@@ -155,8 +156,8 @@ impl<'s> Match<'s> {
             }
         };
         let second = SecondTargets::resolve(&snapshot.routes, route, &parts.headers, &target)?;
-        let contents = Contents { parts, target, client, route, overriding, second, endpoint };
-        Ok(Self::Route(Matched(Box::new(contents))))
+        let matched = MatchedParts { parts, target, client, route, overriding, second, endpoint };
+        Ok(Self::Route(Matched(Box::new(matched))))
     }
 }
 
@@ -180,8 +181,8 @@ impl<'s> Matched<'s> {
         route.check_listener(true)?;
         let second = SecondTargets::resolve(&snapshot.routes, route, &parts.headers, &target)?;
         let (overriding, endpoint) = (None, None);
-        let contents = Contents { parts, target, client, route, overriding, second, endpoint };
-        Ok(Self(Box::new(contents)))
+        let matched = MatchedParts { parts, target, client, route, overriding, second, endpoint };
+        Ok(Self(Box::new(matched)))
     }
 
     /// The route.
@@ -277,21 +278,10 @@ impl<'s> Matched<'s> {
         }
     }
 
-    /// Returns the parts needed after a permit.
-    pub(super) fn into_parts(self) -> MatchedParts<'s> {
-        let Contents { parts, target, client, second, endpoint, .. } = *self.0;
-        let endpoint = endpoint.and_then(|endpoint| endpoint.ok());
-        MatchedParts { parts, target, client, second, endpoint }
+    /// Returns what it consists of.
+    pub(super) fn into_parts(self) -> Box<MatchedParts<'s>> {
+        self.0
     }
-}
-
-/// What is needed of a permitted request.
-pub(super) struct MatchedParts<'s> {
-    pub(super) parts: Parts,
-    pub(super) target: Target,
-    pub(super) client: ClientAddress,
-    pub(super) second: Option<Box<SecondTargets<'s>>>,
-    pub(super) endpoint: Option<MatchedEndpoint>,
 }
 
 impl MatchedEndpoint {

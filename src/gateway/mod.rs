@@ -488,12 +488,12 @@ impl Gateway {
         snapshot: &Snapshot,
         worker: &Worker,
         application: &Arc<Upstream>,
-        mut outgoing: Outgoing,
+        mut outgoing: Outgoing<'_>,
         body: RequestBody,
         exchange: &mut Exchange,
     ) -> impl Future<Output = Result<Passed, Refusal>> {
         async move {
-            let (settings, asks) = (application.settings(), outgoing.asks().clone());
+            let (settings, asks) = (application.settings(), outgoing.take_asks());
             let is_echo = settings.application == Application::Echo;
             let waits = asks.expects_continue && !is_echo && !settings.http2;
             let gate = (waits && !body.is_end_stream()).then(Arc::<Gate>::default);
@@ -507,7 +507,7 @@ impl Gateway {
                 body,
                 snapshot.max_body,
                 body_idle_timeout,
-                asks.request_trailers.clone(),
+                asks.request_trailers,
                 gate.clone(),
             );
             let begun = exchange.sent(upload.clone());

@@ -4,10 +4,10 @@
 
 use std::sync::Arc;
 
-use http::header::{self, Entry};
+use http::header;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use hyper::upgrade::OnUpgrade;
 
 use super::authorize::Permit;
@@ -25,23 +25,23 @@ use super::token_names::{TokenNames, cookie_pairs};
 /// A request that may be sent. Only [`Outgoing::prepare`] makes one, from a [`Permit`].
 ///
 /// ```
-/// fn names(outgoing: &portcullis::gateway::outgoing::Outgoing) -> &http::HeaderMap {
+/// fn names<'a>(outgoing: &'a portcullis::gateway::outgoing::Outgoing<'_>) -> &'a http::HeaderMap {
 ///     outgoing.headers()
 /// }
 /// ```
 /// ```compile_fail
-/// fn add(outgoing: &mut portcullis::gateway::outgoing::Outgoing) {
-///     outgoing.headers.clear();
+/// fn add(outgoing: &mut portcullis::gateway::outgoing::Outgoing<'_>) {
+///     outgoing.request.parts.headers.clear();
 /// }
 /// ```
+///
+/// It keeps the block of the request that was matched: its head is changed where it is.
 #[derive(Debug)]
-pub struct Outgoing {
-    method: Method,
+pub struct Outgoing<'s> {
+    request: Box<MatchedParts<'s>>,
     target: PathAndQuery,
-    headers: HeaderMap,
     asks: Asks,
     removed: Vec<HeaderName>,
-    upgrade: Option<OnUpgrade>,
 }
 
 /// What the client's connection supports or requests, as far as it affects the upstream's response.
@@ -57,7 +57,7 @@ pub struct Asks {
     pub expects_continue: bool,
 }
 
-impl Outgoing {
+impl<'s> Outgoing<'s> {
     /// Strips everything that a client could use to impersonate someone or to change the
     /// application's view of the request, then sets what the upstream may rely on (CONTRACT §4).
     /// `announced`: the declared length of the body, in bytes.
@@ -66,7 +66,7 @@ impl Outgoing {
     /// [`Refusal::BodyTooLarge`], if the declared length is above `max_body`; [`Refusal::Rewrite`],
     /// if removing a prefix would split a segment.
     pub fn prepare(
-        permit: Permit<'_>,
+        permit: Permit<'s>,
         announced: Option<u64>,
         ids: &ExchangeIds,
         rules: &HeaderRules,
@@ -75,35 +75,36 @@ impl Outgoing {
         let keep_authorization = permit.forwards_authorization();
         let (matched, caller, _) = permit.into_parts();
         let route = matched.route();
-        let MatchedParts { parts: request, target, client, second, .. } = matched.into_parts();
-        let Parts { method, mut headers, version, mut extensions, .. } = request;
+        let mut request = matched.into_parts();
+        let MatchedParts { parts, target, client, second, .. } = &mut *request;
+        let Parts { method, headers, version, .. } = parts;
         let constant = &route.set_headers;
         let is_owned = |name: &&HeaderName| rules.owned.contains(name) || constant.include(name);
         let owned: Vec<HeaderName> = headers.keys().filter(is_owned).cloned().collect();
-        let mut asks = Asks::from_head(&method, version, &headers, &owned, rules);
+        let mut asks = Asks::from_head(method, *version, headers, &owned, rules);
         asks.request_trailers.retain(|name| !constant.include(name));
         let tracestate = if ids.trace_is_continued {
             headers.get_all(TRACESTATE).iter().cloned().collect()
         } else {
             Vec::new()
         };
-        let mut removed = strip(&mut headers, owned, |name| {
+        let mut removed = strip(headers, owned, |name| {
             (keep_authorization && name == header::AUTHORIZATION)
                 || (route.method_override && METHOD_OVERRIDES.contains(&name.as_str()))
         });
-        if strip_cookies(&mut headers, &rules.token_names) {
+        if strip_cookies(headers, &rules.token_names) {
             removed.push(header::COOKIE);
         }
         if let Some(caller) = &caller {
-            set_identity_headers(&route.identity_headers, caller.token(), &mut headers);
+            set_identity_headers(&route.identity_headers, caller.token(), headers);
         }
-        constant.replace_in(&mut headers);
+        constant.replace_in(headers);
         let upstream = route.destination.upstream().map(|upstream| upstream.settings());
         let host = upstream.and_then(|settings| settings.host.as_ref());
         let host = host.unwrap_or_else(|| target.authority());
-        if let (Some(second), Some(settings)) = (second, upstream) {
+        if let (Some(second), Some(settings)) = (second.take(), upstream) {
             let scheme = settings.application.scheme();
-            second.write(&mut headers, scheme, host, route, &rules.token_names)?;
+            second.write(headers, scheme, host, route, &rules.token_names)?;
         }
         // Usually this is the received value itself.
         if headers.get(header::HOST) != Some(host) {
@@ -117,19 +118,18 @@ impl Outgoing {
         for value in tracestate {
             headers.append(TRACESTATE, value);
         }
-        asks.set(&mut headers);
+        asks.set(headers);
         let parameter = route.guard.token_from.query.then_some(rules.token_names.query.as_str());
         let target = target.rewritten(route.strip_segments, parameter)?;
         if announced.is_some_and(|bytes| bytes > max_body) {
             return Err(Refusal::BodyTooLarge);
         }
-        let upgrade = extensions.remove::<OnUpgrade>();
-        Ok(Self { method, target, headers, asks, removed, upgrade })
+        Ok(Self { request, target, asks, removed })
     }
 
     /// The header fields to send.
     pub fn headers(&self) -> &HeaderMap {
-        &self.headers
+        &self.request.parts.headers
     }
 
     /// The path and query to send.
@@ -139,7 +139,7 @@ impl Outgoing {
 
     /// The method to send.
     pub fn method(&self) -> &Method {
-        &self.method
+        &self.request.parts.method
     }
 
     /// The names of the removed fields, for `explain`.
@@ -152,26 +152,32 @@ impl Outgoing {
         &self.asks
     }
 
+    /// Takes what the client's connection supports or requests; only once.
+    pub(super) fn take_asks(&mut self) -> Asks {
+        std::mem::take(&mut self.asks)
+    }
+
     /// Takes the client's side of an upgrade; only once.
     pub(super) fn take_upgrade(&mut self) -> Option<OnUpgrade> {
-        self.upgrade.take()
+        self.request.parts.extensions.remove::<OnUpgrade>()
     }
 
     /// The request for the wire. If the upstream sends `100 Continue`, it opens `gate`.
     pub(super) fn into_request(
-        mut self,
+        self,
         body: ClientBody,
         gate: Option<Arc<Gate>>,
     ) -> Request<ClientBody> {
+        let mut parts = self.request.parts;
         if body.has_unknown_length() {
             // Be explicit: hyper treats a GET with neither kind of length as one without a body,
             // and would drop the body.
-            self.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method;
-        *request.uri_mut() = Uri::from(self.target);
-        *request.headers_mut() = self.headers;
+        parts.uri = Uri::from(self.target);
+        parts.version = Version::default();
+        parts.extensions = Extensions::new();
+        let mut request = Request::from_parts(parts, body);
         if let Some(gate) = gate {
             hyper::ext::on_informational(&mut request, move |response| {
                 if response.status() == http::StatusCode::CONTINUE {
@@ -257,7 +263,7 @@ fn strip(
 /// Removes our cookies from the request and leaves the others, byte for byte, in one field (RFC
 /// 9113 §8.2.3). Returns whether any were present.
 pub(super) fn strip_cookies(headers: &mut HeaderMap, names: &TokenNames) -> bool {
-    let Entry::Occupied(cookies) = headers.entry(header::COOKIE) else { return false };
+    let cookies = headers.get_all(header::COOKIE);
     let pairs = || cookies.iter().flat_map(cookie_pairs);
     let has_own = pairs().any(|pair| names.own_cookie(pair));
     if cookies.iter().nth(1).is_none() && !has_own {

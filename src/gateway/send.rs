@@ -30,7 +30,7 @@ impl Upstream {
     pub fn send(
         self: &Arc<Self>,
         worker: usize,
-        outgoing: Outgoing,
+        outgoing: Outgoing<'_>,
         body: ClientBody,
         gate: Option<Arc<Gate>>,
         upload: Option<&Upload>,

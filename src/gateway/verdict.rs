@@ -38,7 +38,7 @@ impl Allow {
     pub fn new(permit: Permit<'_>, names: &TokenNames) -> Self {
         let (matched, caller, _) = permit.into_parts();
         let identity = &matched.route().identity_headers;
-        let MatchedParts { parts: request, .. } = matched.into_parts();
+        let MatchedParts { parts: request, .. } = *matched.into_parts();
         let mut headers = HeaderMap::new();
         if request.headers.contains_key(header::COOKIE) {
             headers.insert(header::COOKIE, other_cookies(request.headers, names));
