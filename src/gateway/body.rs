@@ -21,10 +21,6 @@ use super::watched_socket::SocketState;
 
 /// A response body, either from the upstream or written by the gateway.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "an upstream's body is what nearly every response has: boxing it would cost each an allocation"
-)]
 pub enum Body {
     /// No body.
     Empty,

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body::Body as _;
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 
 mod recorded;
 
@@ -85,6 +84,11 @@ pub struct Exchange {
     upstream: Option<Duration>,
     upload: Option<Arc<Upload>>,
     bytes_out: u64,
+    /// The body of the response. It is here because this is moved as one pointer, and a response many
+    /// times.
+    body: Body,
+    /// What the response is, if it runs for long.
+    kind: Kind,
     tunnel: Option<Arc<StreamBytes>>,
     /// Its place among the streams, once it runs for long.
     stream: Option<Registered>,
@@ -121,6 +125,8 @@ impl Exchange {
             upstream: None,
             upload: None,
             bytes_out: 0,
+            body: Body::Empty,
+            kind: Kind::Download,
             tunnel: None,
             stream: None,
             cell: None,
@@ -286,31 +292,6 @@ impl Exchange {
         self.own_ids().request_id.to_str().unwrap_or_default()
     }
 
-    /// Attaches the record to the response: it is written when the body ends or is dropped.
-    pub fn finish(mut self: Box<Self>, mut response: Response<Body>) -> Response<RecordedBody> {
-        self.head(&mut response);
-        // A body whose length is announced is none of the special kinds.
-        let kind = match response.body().size_hint().exact() {
-            Some(_) => Kind::Download,
-            None => Kind::of_response(response.headers()),
-        };
-        if let Some(stream) = self.stream() {
-            stream.answered(kind);
-        }
-        response.map(|body| RecordedBody::new(body, self, kind))
-    }
-
-    /// The same for an answer that the asking proxy turns into one with this status. It sets no
-    /// cookies: the proxy would lose them.
-    pub fn finish_as(
-        mut self: Box<Self>,
-        status: StatusCode,
-        response: Response<Body>,
-    ) -> Response<RecordedBody> {
-        self.answered_with(status.as_u16());
-        response.map(|body| RecordedBody::new(body, self, Kind::Download))
-    }
-
     /// Attaches the record to a tunnel: it is written when this is dropped. Returns the stream that
     /// the tunnel has become.
     pub fn tunnelled(&mut self, bytes: Arc<StreamBytes>) -> Option<Arc<Stream>> {
@@ -344,10 +325,10 @@ impl Exchange {
     }
 
     /// Registers it as a stream whose response is running.
-    fn runs_long(&mut self, kind: Kind) {
+    fn runs_long(&mut self) {
         let bytes = Arc::new(StreamBytes::default());
         bytes.down.store(self.bytes_out, Ordering::Relaxed);
-        self.register(kind, bytes);
+        self.register(self.kind, bytes);
     }
 
     /// Ready if access was taken away while the request body is on its way. The calling task is woken

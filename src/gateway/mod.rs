@@ -576,7 +576,7 @@ impl Gateway {
             cut.run_until_cancelled(tunnel).await;
             drop(open);
         });
-        response.map(RecordedBody::unrecorded)
+        response.map(|_| RecordedBody::unrecorded())
     }
 }
 

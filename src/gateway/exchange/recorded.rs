@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::{Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::Exchange;
@@ -17,21 +18,20 @@ use crate::reason::Reason;
 /// A response body with the record of its exchange.
 #[derive(Debug)]
 pub struct RecordedBody {
-    body: Body,
+    /// `None`: it was recorded, or is recorded elsewhere, and there is no body.
     exchange: Option<Box<Exchange>>,
-    kind: Kind,
 }
 
 impl RecordedBody {
-    /// A body whose exchange is recorded when it ends or is dropped. `kind`: what it is, if it runs
-    /// for long.
-    pub(super) fn new(body: Body, exchange: Box<Exchange>, kind: Kind) -> Self {
-        Self { body, exchange: Some(exchange), kind }
+    /// A body whose exchange is recorded when it ends or is dropped.
+    pub(super) fn new(body: Body, mut exchange: Box<Exchange>) -> Self {
+        exchange.body = body;
+        Self { exchange: Some(exchange) }
     }
 
-    /// A body whose exchange is recorded elsewhere.
-    pub fn unrecorded(body: Body) -> Self {
-        Self { body, exchange: None, kind: Kind::Download }
+    /// No body, and an exchange that is recorded elsewhere.
+    pub fn unrecorded() -> Self {
+        Self { exchange: None }
     }
 
     /// Whether the whole body of the request was read, if it had one.
@@ -56,36 +56,11 @@ impl RecordedBody {
         stream.is_some_and(|stream| stream.end().is_some())
     }
 
-    /// The error of a stream that the gateway has ended. Its upstream connection is closed then.
-    fn poll_ended(&mut self, cx: &Context<'_>) -> Option<BodyError> {
-        let stream = self.exchange.as_ref()?.stream()?;
-        match stream.poll_end(cx) {
-            Poll::Pending => None,
-            Poll::Ready(end) => {
-                let ended = BodyError::Ended(end.as_str());
-                self.body = Body::Empty;
-                Some(ended)
-            }
-        }
-    }
-
-    /// Registers the exchange as a stream, unless it is one. Returns whether it is new.
-    fn register(&mut self) -> bool {
-        let Some(exchange) = &mut self.exchange else { return false };
-        if let Some(stream) = exchange.stream() {
-            stream.sent(exchange.bytes_out);
-            return false;
-        }
-        exchange.runs_long(self.kind);
-        true
-    }
-
     /// Ends the exchange: records it now rather than on drop. Returns the end time.
     pub fn end(&mut self) -> Instant {
-        let ended = self.body.ended().unwrap_or_else(Instant::now);
-        if let Some(mut exchange) = self.exchange.take() {
-            exchange.ended = Some(ended);
-        }
+        let Some(mut exchange) = self.exchange.take() else { return Instant::now() };
+        let ended = exchange.body.ended().unwrap_or_else(Instant::now);
+        exchange.ended = Some(ended);
         ended
     }
 }
@@ -98,41 +73,88 @@ impl HttpBody for RecordedBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let recorded = self.get_mut();
-        if let Some(ended) = recorded.poll_ended(cx) {
+        let Some(exchange) = &mut self.get_mut().exchange else { return Poll::Ready(None) };
+        if let Some(ended) = exchange.poll_ended(cx) {
             return Poll::Ready(Some(Err(ended)));
         }
-        let Poll::Ready(frame) = Pin::new(&mut recorded.body).poll_frame(cx) else {
-            if recorded.body.is_long() && recorded.register() {
-                return recorded
+        let Poll::Ready(frame) = Pin::new(&mut exchange.body).poll_frame(cx) else {
+            if exchange.body.is_long() && exchange.register_response() {
+                return exchange
                     .poll_ended(cx)
                     .map_or(Poll::Pending, |ended| Poll::Ready(Some(Err(ended))));
             }
             return Poll::Pending;
         };
-        match (&frame, &mut recorded.exchange) {
-            (Some(Ok(frame)), Some(exchange)) => {
+        match &frame {
+            Some(Ok(frame)) => {
                 exchange.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64);
                 if exchange.bytes_out > LONG_BYTES {
-                    recorded.register();
+                    exchange.register_response();
                 }
             }
-            (Some(Err(error)), Some(exchange)) => exchange.broke_off(error),
-            _ => {}
+            Some(Err(error)) => exchange.broke_off(error),
+            None => {}
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.exchange.as_ref().is_none_or(|exchange| exchange.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let body = self.exchange.as_ref().map(|exchange| &exchange.body);
+        body.map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 
 impl Exchange {
+    /// Attaches the record to the response: it is written when the body ends or is dropped.
+    pub fn finish(mut self: Box<Self>, mut response: Response<Body>) -> Response<RecordedBody> {
+        self.head(&mut response);
+        // A body whose length is announced is none of the special kinds.
+        if response.body().size_hint().exact().is_none() {
+            self.kind = Kind::of_response(response.headers());
+        }
+        if let Some(stream) = self.stream() {
+            stream.answered(self.kind);
+        }
+        response.map(|body| RecordedBody::new(body, self))
+    }
+
+    /// The same for an answer that the asking proxy turns into one with this status. It sets no
+    /// cookies: the proxy would lose them.
+    pub fn finish_as(
+        mut self: Box<Self>,
+        status: StatusCode,
+        response: Response<Body>,
+    ) -> Response<RecordedBody> {
+        self.answered_with(status.as_u16());
+        response.map(|body| RecordedBody::new(body, self))
+    }
+
+    /// The error of a stream that the gateway has ended. Its upstream connection is closed then.
+    fn poll_ended(&mut self, cx: &Context<'_>) -> Option<BodyError> {
+        match self.stream()?.poll_end(cx) {
+            Poll::Pending => None,
+            Poll::Ready(end) => {
+                let ended = BodyError::Ended(end.as_str());
+                self.body = Body::Empty;
+                Some(ended)
+            }
+        }
+    }
+
+    /// Registers it as a stream, unless it is one. Returns whether it is new.
+    fn register_response(&mut self) -> bool {
+        if let Some(stream) = self.stream() {
+            stream.sent(self.bytes_out);
+            return false;
+        }
+        self.runs_long();
+        true
+    }
+
     /// Waits for a response, or until the exchange loses its access. The request is dropped then,
     /// which closes the connection to the upstream.
     pub(in crate::gateway) async fn unless_ended<T>(
