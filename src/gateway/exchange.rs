@@ -604,7 +604,7 @@ impl Drop for Exchange {
             timestamp: self.timestamp,
             request_id: ids.request_id.to_str().unwrap_or_default(),
             trace_id: trace_id.as_str(),
-            client_address: Some(self.client),
+            client_address: Some(ids.address()),
             method: self.method.as_str(),
             path: self.path.as_ref().map_or("", PathAndQuery::path),
             route: self.route().map(|route| &*route.name),

@@ -1,14 +1,30 @@
 //! The ids of one exchange, for the upstream, the client and the log.
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::client::ClientAddress;
 use super::headers::single_value;
 use crate::telemetry::ids::{self, Traceparent};
 use crate::telemetry::write_address;
+
+thread_local! {
+    static TEXTS: RefCell<Texts> = RefCell::default();
+}
+
+/// The texts that a worker writes, one for each exchange. Several share a block of memory, which
+/// costs less than one for each, and is free once the last of them has ended.
+#[derive(Default)]
+struct Texts {
+    next: Vec<u8>,
+    block: BytesMut,
+}
+
+/// The size of a block, in bytes: about ten texts.
+const BLOCK: usize = 1024;
 
 /// The ids of one exchange, and what else the upstream learns about its origin.
 #[derive(Clone, Debug)]
@@ -48,16 +64,21 @@ impl ExchangeIds {
         continued: Option<Traceparent>,
     ) -> Self {
         let trace = continued.unwrap_or_else(Traceparent::begin);
-        // Three values in one allocation.
-        let mut text = Vec::with_capacity(128);
-        text.extend_from_slice(&trace.header());
-        let traced = text.len();
-        write_address(&mut text, client);
-        let addressed = text.len();
-        if request_id.is_none() {
-            text.extend_from_slice(ids::request_id().as_str().as_bytes());
-        }
-        let text = Bytes::from(text);
+        let (text, traced, addressed) = TEXTS.with_borrow_mut(|Texts { next, block }| {
+            next.clear();
+            next.extend_from_slice(&trace.header());
+            let traced = next.len();
+            write_address(next, client);
+            let addressed = next.len();
+            if request_id.is_none() {
+                next.extend_from_slice(ids::request_id().as_bytes());
+            }
+            if block.capacity() < next.len() {
+                *block = BytesMut::with_capacity(BLOCK);
+            }
+            block.extend_from_slice(next);
+            (block.split().freeze(), traced, addressed)
+        });
         Self {
             request_id: request_id.unwrap_or_else(|| value(text.slice(addressed..))),
             trace,
@@ -71,6 +92,11 @@ impl ExchangeIds {
     /// `traceparent`: the same as `trace`.
     pub fn traceparent(&self) -> HeaderValue {
         value(self.text.slice(..self.traced))
+    }
+
+    /// The client's address.
+    pub fn address(&self) -> &str {
+        std::str::from_utf8(&self.text[self.traced..self.addressed]).unwrap_or_default()
     }
 
     /// `X-Forwarded-For`: the client's address.

@@ -20,6 +20,11 @@ impl<const DIGITS: usize> Hex<DIGITS> {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
+    /// The digits.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Creates a random id that is not all zeros, which W3C Trace Context forbids.
     fn random() -> Self {
         const { assert!(DIGITS > 0 && DIGITS.is_multiple_of(16)) };
