@@ -7,13 +7,26 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, Take};
 
 /// The maximum number of bytes per read from a socket. The memory for a peer that does not read is
 /// a multiple of it.
 ///
 /// It is one less than 32 KiB because hyper doubles its buffer for the next read after a full one.
 pub const MAX_READ: u64 = 32 * 1024 - 1;
+
+/// Reads at most [`MAX_READ`] bytes. Few buffers have room for more, and the others need no limit.
+pub fn poll_read_some<T: AsyncRead + Unpin>(
+    io: &mut Take<T>,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    if buf.remaining() as u64 <= MAX_READ {
+        return Pin::new(io.get_mut()).poll_read(cx, buf);
+    }
+    io.set_limit(MAX_READ);
+    Pin::new(io).poll_read(cx, buf)
+}
 
 /// Messages of up to this many bytes are copied together.
 const SMALL: usize = 1024;

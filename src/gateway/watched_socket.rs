@@ -19,7 +19,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 
-use crate::coalesce::MAX_READ;
+use crate::coalesce::{MAX_READ, poll_read_some};
 
 /// What [`WatchedSocket`] has observed on its socket.
 #[derive(Clone, Debug, Default)]
@@ -137,8 +137,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for WatchedSocket<T> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        self.io.set_limit(MAX_READ);
-        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        let polled = poll_read_some(&mut self.io, cx, buf);
         if buf.filled().len() > before {
             self.state.0.has_received.store(true, Ordering::Relaxed);
         } else if polled.is_ready() && buf.remaining() > 0 {

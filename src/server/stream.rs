@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::frames::Frames;
 use super::per_client::ClientSlot;
-use crate::coalesce::MAX_READ;
+use crate::coalesce::{MAX_READ, poll_read_some};
 
 /// The state of a connection, written by the service and read by the socket.
 #[derive(Debug)]
@@ -357,8 +357,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientStream<T> {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        this.io.set_limit(MAX_READ);
-        if let Poll::Ready(read) = Pin::new(&mut this.io).poll_read(cx, buf) {
+        if let Poll::Ready(read) = poll_read_some(&mut this.io, cx, buf) {
             this.head_begun |= buf.filled().len() > before && !this.state.is_active();
             track_frames(this.frames.as_deref_mut(), &buf.filled()[before..])?;
             if read.is_ok() && buf.filled().len() == before && buf.remaining() > 0 {
