@@ -3,6 +3,7 @@
 //! hyper passes a head and the beginning of a body to the socket as two buffers. For the kernel,
 //! gathering two small buffers costs more than it costs us to copy them together.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -30,6 +31,11 @@ pub fn poll_read_some<T: AsyncRead + Unpin>(
 
 /// Messages of up to this many bytes are copied together.
 const SMALL: usize = 1024;
+
+thread_local! {
+    /// Where a worker copies a message together. A local array would be filled with zeros each time.
+    static TOGETHER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A stream that writes small messages in one piece.
 #[derive(Debug)]
@@ -63,16 +69,16 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Coalescing<T> {
         if let [one] = bufs {
             return io.poll_write(cx, one);
         }
-        let mut together = [0; SMALL];
-        let mut length = 0;
-        for buf in bufs {
-            let Some(room) = together.get_mut(length..length + buf.len()) else {
-                return io.poll_write_vectored(cx, bufs);
-            };
-            room.copy_from_slice(buf);
-            length += buf.len();
+        if bufs.iter().map(|buf| buf.len()).sum::<usize>() > SMALL {
+            return io.poll_write_vectored(cx, bufs);
         }
-        io.poll_write(cx, &together[..length])
+        TOGETHER.with_borrow_mut(|together| {
+            together.clear();
+            for buf in bufs {
+                together.extend_from_slice(buf);
+            }
+            io.poll_write(cx, together)
+        })
     }
 
     fn is_write_vectored(&self) -> bool {
