@@ -80,16 +80,15 @@ impl Clock {
     /// second later.
     pub fn unix_time_at(&self, moment: Instant) -> Duration {
         let Source::System { .. } = &self.0 else { return self.unix_time() };
-        match ANCHOR.get() {
-            Some((asked, then)) if moment >= asked && moment - asked < ANCHOR_HOLDS => {
-                then + (moment - asked)
-            }
-            _ => {
-                let now = self.unix_time();
-                ANCHOR.set(Some((moment, now)));
-                now
-            }
-        }
+        let known = ANCHOR.get().and_then(|(asked, then)| {
+            let since = moment.checked_duration_since(asked)?;
+            (since < ANCHOR_HOLDS).then(|| then + since)
+        });
+        known.unwrap_or_else(|| {
+            let now = self.unix_time();
+            ANCHOR.set(Some((moment, now)));
+            now
+        })
     }
 
     /// The time since 1970, at the system's resolution; zero if its clock is before 1970.

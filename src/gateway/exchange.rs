@@ -382,11 +382,13 @@ impl Exchange {
     /// first call has an effect.
     pub(super) fn settle_cells(&mut self, status: u16) {
         let failed = matches!(status, 401 | 403 | 429);
-        for (limit, cell) in self.cell.take().into_iter().chain(self.more_cells.drain(..)) {
+        let settle = |(limit, cell): (Arc<Limit>, Cell)| {
             if limit.settings().count == Count::Failures && !failed {
                 limit.give_back(cell);
             }
-        }
+        };
+        self.cell.take().into_iter().for_each(settle);
+        self.more_cells.drain(..).for_each(settle);
     }
 
     /// Sets the constant header fields of the route. They replace those of the application; a
@@ -500,8 +502,8 @@ impl Observer for Exchange {
     }
 
     async fn confirm(&mut self) -> Result<(), Refusal> {
-        let mut cells = self.cell.iter().chain(&self.more_cells);
-        if !cells.any(|(limit, cell)| limit.is_unconfirmed(cell)) {
+        let is_unconfirmed = |(limit, cell): &(Arc<Limit>, Cell)| limit.is_unconfirmed(cell);
+        if !self.cell.iter().any(is_unconfirmed) && !self.more_cells.iter().any(is_unconfirmed) {
             return Ok(());
         }
         // The rare case is boxed: hyper keeps space for this future for as long as a connection is
