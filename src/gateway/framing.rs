@@ -72,9 +72,9 @@ pub fn settle_response(
         // Not allowed here (RFC 9110 §8.6).
         headers.remove(header::CONTENT_LENGTH);
     }
-    let Some(length) = headers.get(header::CONTENT_LENGTH).map(HeaderValue::as_bytes) else {
-        return Ok(());
-    };
+    // Most responses have so few fields that looking one up costs more.
+    let length = headers.iter().find(|(name, _)| **name == header::CONTENT_LENGTH);
+    let Some(length) = length.map(|(_, value)| value.as_bytes()) else { return Ok(()) };
     if repeats_length(headers)
         || !(1..=DIGITS).contains(&length.len())
         || !length.iter().all(u8::is_ascii_digit)

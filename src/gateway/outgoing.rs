@@ -106,8 +106,9 @@ impl<'s> Outgoing<'s> {
             let scheme = settings.application.scheme();
             second.write(headers, scheme, host, route, &rules.token_names)?;
         }
-        // Usually this is the received value itself.
-        if headers.get(header::HOST) != Some(host) {
+        // Usually this is the received value itself, and the first field.
+        let received = headers.iter().find(|(name, _)| **name == header::HOST);
+        if received.is_none_or(|(_, value)| value != host) {
             headers.insert(header::HOST, host.clone());
         }
         headers.insert(X_REQUEST_ID, ids.request_id.clone());
@@ -263,6 +264,10 @@ fn strip(
 /// Removes our cookies from the request and leaves the others, byte for byte, in one field (RFC
 /// 9113 §8.2.3). Returns whether any were present.
 pub(super) fn strip_cookies(headers: &mut HeaderMap, names: &TokenNames) -> bool {
+    // Looking a name up costs as much as comparing a dozen.
+    if !headers.keys().any(|name| *name == header::COOKIE) {
+        return false;
+    }
     let cookies = headers.get_all(header::COOKIE);
     let pairs = || cookies.iter().flat_map(cookie_pairs);
     let has_own = pairs().any(|pair| names.own_cookie(pair));
@@ -311,7 +316,6 @@ pub fn strip_response(
     let ours = |line: &HeaderValue| {
         names.own_cookie(line.as_bytes().split(|&byte| byte == b';').next().unwrap_or_default())
     };
-    // Looking a name up costs as much as comparing a dozen.
     let sets_cookies = headers.keys().any(|name| *name == header::SET_COOKIE);
     if sets_cookies && headers.get_all(header::SET_COOKIE).iter().any(ours) {
         let kept: Vec<HeaderValue> = headers
