@@ -251,14 +251,12 @@ fn strip(
     owned: Vec<HeaderName>,
     keep: impl Fn(&HeaderName) -> bool,
 ) -> Vec<HeaderName> {
-    let has_connection = owned.contains(&header::CONNECTION);
-    let mut to_remove = owned;
-    to_remove.retain(|name| !keep(name));
-    if has_connection {
-        to_remove.extend(connection_names(headers));
-    }
-    to_remove.retain(|name| headers.remove(name).is_some());
-    to_remove
+    let named =
+        if owned.contains(&header::CONNECTION) { connection_names(headers) } else { Vec::new() };
+    let mut removed = owned;
+    removed.retain(|name| !keep(name) && headers.remove(name).is_some());
+    removed.extend(named.into_iter().filter(|name| headers.remove(name).is_some()));
+    removed
 }
 
 /// Removes our cookies from the request and leaves the others, byte for byte, in one field (RFC
