@@ -604,7 +604,8 @@ impl Drop for Exchange {
         let trace_id = ids.trace.trace_id();
         let record = AccessRecord {
             timestamp: self.timestamp,
-            request_id: ids.request_id.to_str().unwrap_or_default(),
+            // Faster than `to_str`, which looks at one byte after the other.
+            request_id: std::str::from_utf8(ids.request_id.as_bytes()).unwrap_or_default(),
             trace_id: trace_id.as_str(),
             client_address: Some(ids.address()),
             method: self.method.as_str(),

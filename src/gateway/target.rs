@@ -78,12 +78,11 @@ impl Target {
 
     /// The host in lower case, without the port.
     pub fn host(&self) -> &str {
-        match &self.lower_host {
-            Some(host) => host,
-            None => {
-                std::str::from_utf8(&self.authority.as_bytes()[..self.host_len]).unwrap_or_default()
-            }
+        if let Some(host) = &self.lower_host {
+            return host;
         }
+        let authority = self.authority.to_str().unwrap_or_default();
+        authority.get(..self.host_len).unwrap_or_default()
     }
 
     /// The host and port as received.
