@@ -32,13 +32,14 @@ impl<'s> Counted<Matched<'s>> {
     ) -> Result<Self, Stopped<'s>> {
         let own = matched.route();
         let second = matched.second_targets().iter().map(SecondTarget::route);
-        let counted = [Some(own), matched.overriding_route()]
+        let mut others = matched
+            .overriding_route()
             .into_iter()
-            .flatten()
-            .chain(second.filter(|route| route.index != own.index))
-            .try_for_each(|route| {
-                count(route, KeyKind::Client, LimitKey::Client(matched.client()), observer)
-            });
+            .chain(second.filter(|route| route.index != own.index));
+        let mut count = |route: &Route| {
+            count(route, KeyKind::Client, LimitKey::Client(matched.client()), observer)
+        };
+        let counted = count(own).and_then(|()| others.try_for_each(count));
         let confirmed = match counted {
             Ok(()) => observer.confirm().await,
             Err(refusal) => Err(refusal),

@@ -365,11 +365,10 @@ impl Gateway {
             let mut exchange = Exchange::begin(&request, peer, Arc::clone(&view));
             let mut closes = self.is_draining();
             let (parts, body) = request.into_parts();
-            let decider = self.decider(&view.snapshot, worker, Door::Public, &exchange);
-            let decider = match &peer.certificate {
-                None => decider,
-                shown => decider.with_certificate(shown.as_ref()),
-            };
+            let mut decider = self.decider(&view.snapshot, worker, Door::Public, &exchange);
+            if peer.certificate.is_some() {
+                decider = decider.with_certificate(peer.certificate.as_ref());
+            }
             let announced = body.size_hint().exact();
             let passed = match decider.decide(peer, parts, announced, &mut *exchange).await {
                 Ok(what) => self.pass(&view.snapshot, worker, what, body, &mut exchange).await,
