@@ -1,6 +1,7 @@
 //! One client connection: TLS, then HTTP/1.1 or HTTP/2, until it ends or drains.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use super::plain_http;
 use super::shutdown::Shutdown;
 use super::stalls::{Stalls, StreamTasks};
 use super::stream::{Busy, ClientStream, ConnectionState, MAX_DISCARDED, Timeouts};
+use super::unsent::MAX_UNSENT;
 use crate::coalesce::Coalescing;
 use crate::gateway::body::RequestBody;
 use crate::gateway::certificate::ClientCertificate;
@@ -34,9 +36,6 @@ use crate::gateway::{Gateway, Snapshot};
 
 /// The HTTP/2 preface, which a client with prior knowledge sends first (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// The maximum number of response bytes that are buffered per HTTP/2 stream.
-const SEND_BUFFER: usize = 64 * 1024;
 
 /// How long an HTTP/2 client may take to close the connection after GOAWAY, once its exchanges have
 /// ended.
@@ -257,8 +256,7 @@ impl ConnectionContext {
         builder
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(20));
-        // Response bytes that the client does not read are buffered here, for each of its streams.
-        builder.max_send_buf_size(SEND_BUFFER);
+        builder.max_send_buf_size(MAX_UNSENT);
         let context = Arc::<Self>::from(self);
         let (answering, watching) = (Arc::clone(&context), Arc::clone(&stalls));
         let service = service_fn(move |request: Request<Incoming>| {
@@ -276,15 +274,18 @@ impl ConnectionContext {
             }
         });
         let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+        let is_full = || context.state.is_full();
         tokio::select! {
-            ended = connection.as_mut() => return Ok(ended?),
+            ended = poll_fn(|cx| stalls.unsent.poll(connection.as_mut(), is_full, cx)) => {
+                return Ok(ended?);
+            }
             () = context.draining.triggered() => {}
             () = context.idle() => {}
             () = stalls.end_stalled(context.timeouts.idle) => {}
         }
         connection.as_mut().graceful_shutdown();
         tokio::select! {
-            ended = connection => Ok(ended?),
+            ended = poll_fn(|cx| stalls.unsent.poll(connection.as_mut(), is_full, cx)) => Ok(ended?),
             () = stalls.end_stalled(context.timeouts.idle) => Ok(()),
             // Otherwise, unread streams or a client that never closes would keep the connection
             // open indefinitely.

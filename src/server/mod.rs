@@ -16,6 +16,7 @@ pub mod proxy_protocol;
 mod shutdown;
 mod stalls;
 mod stream;
+mod unsent;
 
 use std::io;
 use std::net::IpAddr;

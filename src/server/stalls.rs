@@ -20,6 +20,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::stream::Busy;
+use super::unsent::{Ticket, Unsent};
 use crate::gateway::body::BodyError;
 use crate::gateway::exchange::RecordedBody;
 
@@ -30,14 +31,15 @@ pub(super) struct Stalls {
     bodies: Mutex<Vec<Weak<Watched>>>,
     /// The stream whose task hyper spawns next.
     opened: Mutex<Option<Arc<Watched>>>,
+    pub(super) unsent: Unsent,
 }
 
-/// A body, and since when its last frame has been waiting for the client.
+/// A body, and since when it has been waiting for the client.
 #[derive(Debug)]
 struct Watched {
     body: Mutex<Option<ActiveBody>>,
-    /// When the last frame was yielded, in milliseconds since the connection began, plus one. 0:
-    /// hyper is polling for the next frame.
+    /// When the last frame was yielded, in milliseconds since the connection began, plus one; or, if
+    /// there was none, when the first had to wait. 0: hyper is polling for the next frame.
     yielded: AtomicU64,
     /// The task in which hyper sends the body.
     task: OnceLock<AbortHandle>,
@@ -71,13 +73,19 @@ const MAX_FRAME: usize = 16 * 1024;
 #[derive(Debug)]
 pub(super) struct WatchedBody {
     watched: Arc<Watched>,
-    begun: Instant,
+    stalls: Arc<Stalls>,
+    ticket: Ticket,
 }
 
 impl Stalls {
     /// Creates an empty list.
     pub(super) fn new() -> Self {
-        Self { begun: Instant::now(), bodies: Mutex::default(), opened: Mutex::default() }
+        Self {
+            begun: Instant::now(),
+            bodies: Mutex::default(),
+            opened: Mutex::default(),
+            unsent: Unsent::default(),
+        }
     }
 
     /// Begins a stream. hyper must spawn its task next.
@@ -94,7 +102,7 @@ impl Stalls {
 
     /// Watches the body of a stream's response. `busy` ends with it.
     pub(super) fn watch(
-        &self,
+        self: &Arc<Self>,
         OpenedStream(watched): OpenedStream,
         body: RecordedBody,
         busy: Busy,
@@ -107,7 +115,7 @@ impl Stalls {
             bodies.retain(|body| body.strong_count() > 0);
         }
         bodies.push(Arc::downgrade(&watched));
-        WatchedBody { watched, begun: self.begun }
+        WatchedBody { watched, stalls: Arc::clone(self), ticket: Ticket::default() }
     }
 
     /// Drops every body whose last frame has waited for `timeout`, and with it the connection to
@@ -185,18 +193,27 @@ impl Body for WatchedBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let mut active = self.watched.body.lock().unwrap_or_else(PoisonError::into_inner);
+        let Self { watched, stalls, ticket } = self.get_mut();
+        let mut active = watched.body.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(active) = &mut *active else {
             return Poll::Ready(Some(Err(BodyError::Unread)));
         };
+        let begins = active.rest.is_empty() && !active.body.is_ended();
+        if begins && stalls.unsent.poll_turn(ticket, cx).is_pending() {
+            if watched.yielded.load(Ordering::SeqCst) == 0 {
+                watched.yielded.store(elapsed(stalls.begun), Ordering::SeqCst);
+            }
+            return Poll::Pending;
+        }
         let polled = active.poll_chunk(cx);
-        let yielded = if matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.is_data()) {
-            elapsed(self.begun)
-        } else {
-            0
+        let data = match &polled {
+            Poll::Ready(Some(Ok(frame))) => frame.data_ref(),
+            _ => None,
         };
-        self.watched.yielded.store(yielded, Ordering::SeqCst);
-        active.body.also_tell(|| Waker::from(Arc::new(Cutter(Arc::downgrade(&self.watched)))));
+        let yielded = if data.is_some() { elapsed(stalls.begun) } else { 0 };
+        stalls.unsent.taken(data.map_or(0, Bytes::len));
+        watched.yielded.store(yielded, Ordering::SeqCst);
+        active.body.also_tell(|| Waker::from(Arc::new(Cutter(Arc::downgrade(watched)))));
         if yielded > 0 && active.body.is_ended() {
             // It was ended while the frame was on its way, perhaps before `yielded` said so.
             return Pin::new(&mut active.body).poll_frame(cx);
@@ -219,6 +236,12 @@ impl Body for WatchedBody {
             hint.set_upper(upper + rest);
         }
         hint
+    }
+}
+
+impl Drop for WatchedBody {
+    fn drop(&mut self) {
+        self.stalls.unsent.leave(&self.ticket);
     }
 }
 

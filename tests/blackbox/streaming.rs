@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tokio::net::TcpSocket;
 
 use crate::harness::certificates::authority;
 use crate::harness::h2;
@@ -122,19 +123,107 @@ async fn peers_that_do_not_read_use_little_memory() {
             }
             connections.push(connection);
         }
-        // Until all buffers are full and no byte moves.
-        let mut each = 0;
-        within(async {
-            loop {
-                let now = gateway.resident().saturating_sub(before) / CONNECTIONS;
-                tokio::time::sleep(Duration::from_millis(500)).await;
-                if now == std::mem::replace(&mut each, now) {
-                    break;
-                }
-            }
-        })
-        .await;
+        let each = settled(&gateway).await.saturating_sub(before) / CONNECTIONS;
         assert!(each < 200, "{target}: {each} KiB a connection");
+    }
+}
+
+/// A connection of a client whose system takes few bytes before the client reads.
+async fn connect_with_small_buffer(gateway: &Gateway) -> Connection {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(64 * 1024).unwrap();
+    Connection::over(within(socket.connect(gateway.address())).await.unwrap())
+}
+
+/// The memory in KiB once all buffers are full and no byte moves.
+async fn settled(gateway: &Gateway) -> usize {
+    within(async {
+        let mut last = 0;
+        loop {
+            let now = gateway.resident();
+            if now == std::mem::replace(&mut last, now) {
+                return now;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    })
+    .await
+}
+
+/// The bytes of an HTTP/2 client that asks for `/down` on [`STREAMS`] streams with this window, and
+/// grants the connection the largest one.
+fn ask(window: u32) -> Vec<u8> {
+    let settings = [&[0, 4], &window.to_be_bytes()[..]].concat();
+    let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    sent.extend(frame(4, 0, 0, &settings));
+    sent.extend(grant(0, (1 << 31) - 1 - 65_535));
+    // GET, http, and a literal path and authority (RFC 7541 §6).
+    let head = b"\x82\x86\x04\x05/down\x01\x08app.test";
+    sent.extend((0..STREAMS).flat_map(|number| frame(1, 5, 2 * number + 1, head)));
+    sent
+}
+
+const STREAMS: u32 = 100;
+
+fn grant(stream: u32, bytes: u32) -> Vec<u8> {
+    frame(8, 0, stream, &bytes.to_be_bytes())
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Reads DATA of this stream until there were so many bytes.
+async fn read_data(connection: &mut Connection, stream: u32, bytes: usize) {
+    let mut read = 0;
+    while read < bytes {
+        let head = connection.exactly(9).await.unwrap();
+        let length = usize::try_from(u32::from_be_bytes([0, head[0], head[1], head[2]])).unwrap();
+        connection.exactly(length).await.unwrap();
+        if head[3] == 0 && head[5..] == stream.to_be_bytes() {
+            read += length;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_http_2_client_that_does_not_read_uses_little_memory_for_each_response() {
+    const CONNECTIONS: usize = 3;
+    let gateway = Gateway::start(PUBLIC).await;
+    gateway.upstream().does_at(
+        "/down",
+        vec![write("HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n"), Step::Flood],
+    );
+    assert_eq!(gateway.get("/").send().await.status, 200);
+    let before = gateway.resident();
+    let mut connections = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut connection = connect_with_small_buffer(&gateway).await;
+        connection.write(ask(1 << 20)).await;
+        connections.push(connection);
+    }
+    let each = settled(&gateway).await.saturating_sub(before) / CONNECTIONS / 100;
+    assert!(each < 100, "{each} KiB a response");
+    // All continue.
+    for stream in [1, 2 * STREAMS - 1] {
+        read_data(&mut connections[0], stream, 256 * 1024).await;
+    }
+}
+
+#[tokio::test]
+async fn responses_without_a_window_do_not_hold_up_others() {
+    let gateway = Gateway::start(PUBLIC).await;
+    gateway.upstream().does_at(
+        "/down",
+        vec![write("HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n"), Step::Flood],
+    );
+    let mut connection = connect_with_small_buffer(&gateway).await;
+    connection.write(ask(0)).await;
+    settled(&gateway).await;
+    for stream in [2 * STREAMS - 1, 1, STREAMS + 1] {
+        connection.write(grant(stream, 1 << 20)).await;
+        read_data(&mut connection, stream, 1 << 20).await;
     }
 }
 
