@@ -227,6 +227,33 @@ async fn responses_without_a_window_do_not_hold_up_others() {
     }
 }
 
+/// The application's connection carries the responses of all clients.
+#[tokio::test]
+async fn unread_responses_of_an_http_2_application_do_not_hold_up_others() {
+    const CONNECTIONS: usize = 20;
+    let application = Gateway::start(PUBLIC).await;
+    application.upstream().does_at(
+        "/down",
+        vec![write("HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n"), Step::Flood],
+    );
+    let address = application.address();
+    let gateway = Gateway::start(&format!(
+        "upstream.app = {{ url = 'http://{address}', http2 = true }}\n{PUBLIC}"
+    ))
+    .await;
+    assert_eq!(gateway.get("/").send().await.status, 200);
+    let before = gateway.resident();
+    let mut connections = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut connection = connect_with_small_buffer(&gateway).await;
+        connection.write("GET /down HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
+        connections.push(connection);
+    }
+    let each = settled(&gateway).await.saturating_sub(before) / CONNECTIONS;
+    assert!(each < 200, "{each} KiB a connection");
+    assert_eq!(gateway.get("/").send().await.status, 200);
+}
+
 #[tokio::test]
 async fn an_upload_is_forwarded_while_it_arrives() {
     let gateway = Gateway::start(PUBLIC).await;

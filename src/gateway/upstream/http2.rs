@@ -116,6 +116,8 @@ impl Connected {
             .timer(TokioTimer::new())
             .initial_max_send_streams(MAX_STREAMS)
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(ALL_WINDOWS)
             .max_send_buf_size(SEND_BUFFER)
             .keep_alive_interval(PING)
             .keep_alive_timeout(PING)
@@ -227,6 +229,12 @@ pub(super) fn is_connection_lost(error: &hyper::Error) -> bool {
 /// The maximum number of requests in flight on one connection. Another one is opened beyond it, or
 /// beyond what the application permits.
 const MAX_STREAMS: usize = 100;
+
+/// The number of bytes of a response that the application may send ahead of the client.
+const WINDOW: u32 = 64 * 1024;
+
+/// The same for a connection: responses that their clients do not read must not hold up others.
+const ALL_WINDOWS: u32 = WINDOW * 100;
 
 /// The maximum number of request bytes that are buffered per stream.
 const SEND_BUFFER: usize = 64 * 1024;
