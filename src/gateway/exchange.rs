@@ -367,8 +367,11 @@ impl Exchange {
     /// failures get their cells back if it is not one.
     pub fn head<B>(&mut self, response: &mut Response<B>) {
         self.answered_with(response.status().as_u16());
-        if let Some(renewed) = &self.renewed {
-            add_cookies(response.headers_mut(), renewed, &self.view.snapshot.rules.token_names);
+        let View { telemetry, snapshot, .. } = &*self.view;
+        if let Some(renewed) = &self.renewed
+            && add_cookies(response.headers_mut(), renewed, &snapshot.rules.token_names)
+        {
+            renewed.sent(telemetry.clock.running());
         }
     }
 

@@ -374,6 +374,12 @@ impl Gateway {
                 Ok(what) => self.pass(&view.snapshot, worker, what, body, &mut exchange).await,
                 Err(refusal) => Err(refusal),
             };
+            // The response may have taken long.
+            if let Some((renewed, online)) = exchange.old_renewal().zip(decider.online)
+                && !Box::pin(online.is_newest(&renewed)).await
+            {
+                exchange.outdated();
+            }
             let was_allowed = passed.is_ok();
             let mut response = match passed {
                 Ok(Passed::Response(response)) => response,

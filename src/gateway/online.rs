@@ -16,7 +16,7 @@ use super::step_up::{Insufficient, StepUp};
 use crate::clock::Clock;
 use crate::identity::personal_tokens::{LookUpError, Unusable};
 use crate::identity::session::Device;
-use crate::identity::{Identity, IdentityError, NotRenewed, Policy};
+use crate::identity::{Identity, IdentityError, NotRenewed, Policy, Renewed};
 use crate::keys::{Keys, Renewal};
 use crate::token::{InvalidToken, RevokedBy};
 
@@ -121,6 +121,14 @@ impl Online<'_> {
                 decided => return decided,
             }
         }
+    }
+
+    /// Whether the cookies of a renewal are still the newest of their session. An old pair would
+    /// overwrite the browser's newer one and, when it comes back, look stolen. If the store is away,
+    /// they are not sent: without them, the browser's own are as good as before.
+    pub(super) async fn is_newest(self, renewed: &Renewed) -> bool {
+        let Some((identity, policy)) = self.identity else { return false };
+        identity.is_newest(renewed, policy).await.unwrap_or(false)
     }
 
     /// Authenticates the caller of a personal access token that is not remembered: looks it up. Of

@@ -7,19 +7,20 @@ use crate::identity::Renewed;
 
 /// Adds the cookies of a renewed session to a response, unless it sets these cookies itself, as a
 /// logout does. A cache that serves several people must then not store it: it would give the
-/// session to others.
-pub(super) fn add_cookies(headers: &mut HeaderMap, renewed: &Renewed, names: &TokenNames) {
+/// session to others. Returns whether they are added.
+pub(super) fn add_cookies(headers: &mut HeaderMap, renewed: &Renewed, names: &TokenNames) -> bool {
     let is_own = |line: &HeaderValue| {
         names.own_cookie(line.as_bytes().split(|&byte| byte == b';').next().unwrap_or_default())
     };
     let cookies = renewed.cookies();
     if cookies.is_empty() || headers.get_all(header::SET_COOKIE).iter().any(is_own) {
-        return;
+        return false;
     }
     for cookie in cookies {
         headers.append(header::SET_COOKIE, cookie.clone());
     }
     forbid_shared_caching(headers);
+    true
 }
 
 /// Leaves what the upstream tells the browser's own cache, and removes what permits others to store

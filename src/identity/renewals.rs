@@ -3,10 +3,14 @@
 //! A page that was open when its access token expired sends many requests at once. They wait for
 //! one rotation, and those that are a little late get its outcome too. What is remembered is
 //! bounded, and gone after seconds, or with the lent token: the store decides about everything else.
+//!
+//! An application may be slow, and a browser may go away before the response: then nobody has
+//! received the new cookies. Until somebody does, the browser's old cookie is as good as before. It
+//! is no reuse, since no two have tokens of the session.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -14,7 +18,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::error::IdentityError;
-use super::session::{Device, RefreshToken};
+use super::session::{Device, Presenter, RefreshError, RefreshToken};
 use super::{Identity, Policy};
 
 /// A session with a new access token.
@@ -22,8 +26,11 @@ pub struct Renewed {
     access_token: String,
     /// `Set-Cookie` with both new tokens; empty if the token was lent.
     cookies: Vec<HeaderValue>,
+    session: Uuid,
     /// The counter of the refresh token that the browser then has.
     counter: i64,
+    /// When the cookies were sent first, by the monotonic clock.
+    sent: OnceLock<Duration>,
 }
 
 /// Why a session was not renewed.
@@ -50,8 +57,8 @@ pub(super) struct Renewals {
 struct Known {
     /// The last attempt for each session.
     attempts: HashMap<Uuid, Attempt>,
-    /// When each began, the oldest first.
-    begun: VecDeque<(Duration, Uuid)>,
+    /// Since when each has been kept, the oldest first.
+    kept: VecDeque<(Duration, Uuid)>,
 }
 
 /// An attempt to renew a session with one refresh token.
@@ -60,13 +67,15 @@ struct Attempt {
     used: i64,
     /// By the monotonic clock.
     begun: Duration,
+    /// When it began, or was last found to be unsent.
+    kept: Duration,
     outcome: watch::Receiver<Option<Outcome>>,
 }
 
 impl Identity {
     /// Renews the session of a cookie. Requests with the same cookie share one rotation and, for
-    /// `refresh_reuse_interval`, its outcome; `stale` is an outcome that no longer helps, because
-    /// its access token has been revoked or has expired since. A forged cookie costs no I/O, and
+    /// `refresh_reuse_interval` after its cookies were first sent, its outcome; `stale` is an outcome
+    /// that no longer helps, because its access token has been revoked or has expired since. A forged cookie costs no I/O, and
     /// the cookie of a session that has ended is looked up once in [`ENDED_FOR`].
     ///
     /// # Errors
@@ -79,10 +88,14 @@ impl Identity {
         policy: &Arc<Policy>,
     ) -> Outcome {
         let token = self.sessions.parse(cookie).ok_or(NotRenewed::Ended)?;
+        let presenter = match self.unsent_successor(cookie, policy) {
+            Some(_) => Presenter::Unanswered,
+            None => Presenter::Browser,
+        };
         let work = || {
             let (identity, policy) = (Arc::clone(self), Arc::clone(policy));
             let (cookie, device) = (cookie.to_owned(), device());
-            async move { identity.renew_now(&cookie, &device, &policy).await }
+            async move { identity.renew_now(&cookie, presenter, &device, &policy).await }
         };
         let shared_for = policy.refresh_reuse_interval;
         self.share(&self.renewals.rotated, token, stale, shared_for, work).await
@@ -122,7 +135,7 @@ impl Identity {
         let mut outcome = {
             let now = self.clock.running();
             let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-            known.forget_before(now.saturating_sub(ENDED_FOR.max(shared_for)));
+            known.forget_before(now.saturating_sub(ENDED_FOR.max(shared_for)), now);
             match known.attempts.get(&token.session) {
                 Some(attempt) if attempt.serves(token, stale, now, shared_for) => {
                     attempt.outcome.clone()
@@ -147,14 +160,20 @@ impl Identity {
         }
     }
 
-    async fn renew_now(&self, cookie: &str, device: &Device, policy: &Policy) -> Outcome {
+    async fn renew_now(
+        &self,
+        cookie: &str,
+        presenter: Presenter,
+        device: &Device,
+        policy: &Policy,
+    ) -> Outcome {
         let renewed = async {
-            let session = self.refresh_session(cookie, true, device, policy).await?;
+            let session = self.refresh_session(cookie, presenter, device, policy).await?;
             let next = self.sessions.parse(&session.refresh_token);
-            let counter = next.map_or(0, |token| token.counter);
+            let RefreshToken { session: id, counter } = next.ok_or(RefreshError::Invalid)?;
             let tokens = self.tokens(session, policy).await?;
             let cookies = tokens.cookies(policy).to_vec();
-            Ok(Arc::new(Renewed { access_token: tokens.access_token, cookies, counter }))
+            Ok(Arc::new(Renewed::new(tokens.access_token, cookies, id, counter)))
         };
         renewed.await.map_err(|error| self.not_renewed(error))
     }
@@ -163,10 +182,38 @@ impl Identity {
         let lent = async {
             let session = self.sessions.lend(cookie, policy, self.clock.unix_time()).await?;
             let access_token = self.tokens(session, policy).await?.access_token;
-            let counter = token.counter;
-            Ok(Arc::new(Renewed { access_token, cookies: Vec::new(), counter }))
+            let lent = Renewed::new(access_token, Vec::new(), token.session, token.counter);
+            // There is nothing to send.
+            lent.sent(self.clock.running());
+            Ok(Arc::new(lent))
         };
         lent.await.map_err(|error| self.not_renewed(error))
+    }
+
+    /// The renewal whose cookies hold the successor of this refresh token, if nobody has received
+    /// them yet, or has had them for longer than `refresh_reuse_interval`.
+    pub(super) fn unsent_successor(&self, token: &str, policy: &Policy) -> Option<Arc<Renewed>> {
+        let token = self.sessions.parse(token)?;
+        let known = self.renewals.rotated.lock().unwrap_or_else(PoisonError::into_inner);
+        let attempt = known.attempts.get(&token.session)?;
+        let Some(Ok(renewed)) = &*attempt.outcome.borrow() else { return None };
+        let is_successor = token.counter == attempt.used && renewed.counter == token.counter + 1;
+        let (now, interval) = (self.clock.running(), policy.refresh_reuse_interval);
+        let is_unsent = is_successor && renewed.may_be_sent_again(now, interval);
+        is_unsent.then(|| Arc::clone(renewed))
+    }
+
+    /// Whether the cookies of a renewal are still the newest of a session that goes on.
+    ///
+    /// # Errors
+    /// The store is not available.
+    pub async fn is_newest(
+        &self,
+        renewed: &Renewed,
+        policy: &Policy,
+    ) -> Result<bool, IdentityError> {
+        let token = RefreshToken { session: renewed.session, counter: renewed.counter };
+        Ok(self.sessions.is_newest(token, policy, self.clock.unix_time()).await?)
     }
 
     fn not_renewed(&self, error: IdentityError) -> NotRenewed {
@@ -193,13 +240,22 @@ impl Attempt {
         match &*self.outcome.borrow() {
             None => token.counter == self.used && self.outcome.has_changed().is_ok(),
             Some(Ok(renewed)) => {
-                (token.counter == self.used || token.counter == renewed.counter)
-                    && age < shared_for
+                let is_used =
+                    token.counter == self.used && renewed.may_be_sent_again(now, shared_for);
+                (is_used || token.counter == renewed.counter && age < shared_for)
                     && !stale.is_some_and(|stale| Arc::ptr_eq(stale, renewed))
             }
             Some(Err(NotRenewed::Ended)) => token.counter == self.used && age < ENDED_FOR,
             Some(Err(NotRenewed::Unavailable(_))) => false,
         }
+    }
+}
+
+impl Attempt {
+    /// Whether its cookies have not been sent before this time.
+    fn is_unsent_since(&self, time: Duration) -> bool {
+        matches!(&*self.outcome.borrow(), Some(Ok(renewed))
+            if renewed.sent.get().is_none_or(|sent| *sent >= time))
     }
 }
 
@@ -210,30 +266,41 @@ impl Known {
         now: Duration,
         outcome: watch::Receiver<Option<Outcome>>,
     ) {
-        self.attempts.insert(token.session, Attempt { used: token.counter, begun: now, outcome });
-        self.begun.push_back((now, token.session));
-        if self.begun.len() > MOST {
+        let attempt = Attempt { used: token.counter, begun: now, kept: now, outcome };
+        self.attempts.insert(token.session, attempt);
+        self.kept.push_back((now, token.session));
+        if self.kept.len() > MOST {
             self.forget_oldest();
         }
     }
 
-    /// Forgets the attempts that began before this time.
-    fn forget_before(&mut self, time: Duration) {
-        while self.begun.front().is_some_and(|(begun, _)| *begun < time) {
-            self.forget_oldest();
+    /// Forgets the attempts that have been kept since before this time, and whose cookies were sent
+    /// before it.
+    fn forget_before(&mut self, time: Duration, now: Duration) {
+        while self.kept.front().is_some_and(|(kept, _)| *kept < time) {
+            let Some((session, attempt)) = self.forget_oldest() else { continue };
+            if attempt.is_unsent_since(time) {
+                self.attempts.insert(session, Attempt { kept: now, ..attempt });
+                self.kept.push_back((now, session));
+            }
         }
     }
 
-    fn forget_oldest(&mut self) {
-        let Some((begun, session)) = self.begun.pop_front() else { return };
+    fn forget_oldest(&mut self) -> Option<(Uuid, Attempt)> {
+        let (kept, session) = self.kept.pop_front()?;
         // The session may have been renewed again since.
-        if self.attempts.get(&session).is_some_and(|attempt| attempt.begun == begun) {
-            self.attempts.remove(&session);
+        if self.attempts.get(&session).is_none_or(|attempt| attempt.kept != kept) {
+            return None;
         }
+        self.attempts.remove_entry(&session)
     }
 }
 
 impl Renewed {
+    fn new(access_token: String, cookies: Vec<HeaderValue>, session: Uuid, counter: i64) -> Self {
+        Self { access_token, cookies, session, counter, sent: OnceLock::new() }
+    }
+
     /// The new access token, not yet verified.
     pub fn access_token(&self) -> &str {
         &self.access_token
@@ -242,6 +309,19 @@ impl Renewed {
     /// The `Set-Cookie` fields with both new tokens; empty if the token was lent.
     pub fn cookies(&self) -> &[HeaderValue] {
         &self.cookies
+    }
+
+    /// Notes that a response sets the cookies. `now`: by the monotonic clock.
+    pub fn sent(&self, now: Duration) {
+        // The first time counts.
+        let _ = self.sent.set(now);
+    }
+
+    /// Whether a request that still has the cookies from before may get these: nobody else can have
+    /// them, or they were sent less than `interval` ago.
+    fn may_be_sent_again(&self, now: Duration, interval: Duration) -> bool {
+        !interval.is_zero()
+            && self.sent.get().is_none_or(|sent| now.saturating_sub(*sent) < interval)
     }
 }
 

@@ -85,6 +85,17 @@ pub struct Began {
     pub provider: Option<ProviderSessionRow>,
 }
 
+/// Who presents a refresh token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presenter {
+    /// A program, in the body.
+    Program,
+    /// A browser, in a cookie. Another tab may have received newer tokens meanwhile.
+    Browser,
+    /// A browser to which the successor has never been sent, nor to anybody else.
+    Unanswered,
+}
+
 /// Why a refresh token was rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum RefreshError {
@@ -158,12 +169,12 @@ impl Sessions {
     }
 
     /// Exchanges a refresh token for its successor. A repeated token gets the same successor again
-    /// if it is in time. In a cookie (`in_cookie`), that successor would overwrite the newest
-    /// token, which another tab may have received meanwhile, so the newest one is returned instead.
+    /// if it is in time. In a browser, that successor would overwrite the newest token, so the newest
+    /// one is returned instead.
     pub async fn refresh(
         &self,
         token: &str,
-        in_cookie: bool,
+        presenter: Presenter,
         device: &Device,
         policy: &Policy,
         now: Duration,
@@ -187,8 +198,9 @@ impl Sessions {
         let mut issued = self.store.rotate(&used, stale, &scope(policy), seconds(now)).await?;
         let mut counter = token.counter + 1;
         if issued.is_none() {
-            let newest = self.check_reuse(token, &sid, policy, stale, now).await?;
-            counter = if in_cookie { newest } else { counter };
+            let session = self.store.live(&sid).await?.ok_or(RefreshError::Invalid)?;
+            self.check_reuse(token, presenter, &session, policy, now).await?;
+            counter = if presenter == Presenter::Program { counter } else { session.counter };
             issued = self.store.issue_again(&sid, &scope(policy), seconds(now)).await?;
         }
         let issued = issued.ok_or(RefreshError::Invalid)?;
@@ -236,25 +248,27 @@ impl Sessions {
     }
 
     /// Whether a token other than the current one may get its successor again: within the interval
-    /// after its own first use. Returns the current counter.
+    /// after its own first use, or if nobody has received the successor. Otherwise the session ends.
     async fn check_reuse(
         &self,
         token: RefreshToken,
-        sid: &str,
+        presenter: Presenter,
+        session: &SessionRow,
         policy: &Policy,
-        stale: StaleBefore,
         now: Duration,
-    ) -> Result<i64, RefreshError> {
-        let session = self.store.live(sid).await?.ok_or(RefreshError::Invalid)?;
+    ) -> Result<(), RefreshError> {
+        let stale = self.stale(policy, now);
         // A counter above the store's comes from a database that was restored since.
-        if is_stale(&session, stale) || token.counter >= session.counter {
+        if is_stale(session, stale) || token.counter >= session.counter {
             return Err(RefreshError::Invalid);
         }
-        if self.is_repeated_in_time(token, &session, policy, stale).await? {
-            return Ok(session.counter);
+        let is_unanswered =
+            presenter == Presenter::Unanswered && token.counter + 1 == session.counter;
+        if is_unanswered || self.is_repeated_in_time(token, session, policy, stale).await? {
+            return Ok(());
         }
-        self.end(sid, &session.account, policy, now).await?;
-        Err(RefreshError::Reused { sid: sid.to_owned(), account: session.account })
+        self.end(&session.id, &session.account, policy, now).await?;
+        Err(RefreshError::Reused { sid: session.id.clone(), account: session.account.clone() })
     }
 
     /// Parses a refresh token of ours, whether it is still valid or not.
@@ -307,6 +321,17 @@ impl Sessions {
         }
         let session = self.store.live(&sid).await?;
         Ok(session.filter(|session| !is_stale(session, self.stale(policy, now))))
+    }
+
+    /// Whether a refresh token is the newest of a session that goes on.
+    pub(super) async fn is_newest(
+        &self,
+        token: RefreshToken,
+        policy: &Policy,
+        now: Duration,
+    ) -> Result<bool, StoreError> {
+        let session = self.live(&token.encode(&self.key), policy, now).await?;
+        Ok(session.is_some_and(|session| session.counter == token.counter))
     }
 
     /// Whether a session of this id goes on.
@@ -738,7 +763,10 @@ mod tests {
                 let (gateway, policy) = (Arc::clone(gateway), Arc::clone(&issuer.policy));
                 let (token, now) = (token.clone(), Duration::from_secs(issuer.now()));
                 attempts.spawn(async move {
-                    gateway.refresh(&token, false, &device(), &policy, now).await.is_ok()
+                    gateway
+                        .refresh(&token, Presenter::Program, &device(), &policy, now)
+                        .await
+                        .is_ok()
                 });
             }
             let granted = attempts.join_all().await.into_iter().filter(|is_ok| *is_ok).count();
@@ -772,7 +800,7 @@ mod tests {
                                     .sessions
                                     .refresh(
                                         &token,
-                                        false,
+                                        Presenter::Program,
                                         &device(),
                                         &issuer.policy,
                                         Duration::from_secs(issuer.now()),
@@ -874,47 +902,58 @@ mod tests {
         };
         let id = issuer.account().await;
         let at = |millis: u64| Duration::from_secs(NOW) + Duration::from_millis(millis);
-        let refresh = async |token: &str, in_cookie: bool, when: u64| {
+        let refresh = async |token: &str, presenter: Presenter, when: u64| {
             let granted = issuer
                 .sessions
-                .refresh(token, in_cookie, &device(), &issuer.policy, at(when))
+                .refresh(token, presenter, &device(), &issuer.policy, at(when))
                 .await;
             granted.map(|granted| granted.refresh_token)
         };
-        for in_cookie in [false, true] {
+        for presenter in [Presenter::Program, Presenter::Browser] {
             let mut tokens = vec![issuer.login(&id).await.unwrap().refresh_token];
             for when in [0, 4_000, 8_000, 9_000] {
-                tokens.push(refresh(tokens.last().unwrap(), in_cookie, when).await.unwrap());
+                tokens.push(refresh(tokens.last().unwrap(), presenter, when).await.unwrap());
             }
             for (used, when) in [(0, 9_999), (1, 13_999), (2, 17_999), (3, 18_999), (2, 9_000)] {
-                let wanted = if in_cookie { &tokens[4] } else { &tokens[used + 1] };
+                let wanted = match presenter {
+                    Presenter::Program => &tokens[used + 1],
+                    _ => &tokens[4],
+                };
                 assert_eq!(
-                    refresh(&tokens[used], in_cookie, when).await.as_ref().unwrap(),
+                    refresh(&tokens[used], presenter, when).await.as_ref().unwrap(),
                     wanted,
                     "{used} at {when}"
                 );
             }
             // What is used later takes nothing from the time of those before it, but for those
             // whose time is over.
-            tokens.push(refresh(&tokens[4], in_cookie, 15_000).await.unwrap());
-            assert!(refresh(&tokens[2], in_cookie, 17_999).await.is_ok());
+            tokens.push(refresh(&tokens[4], presenter, 15_000).await.unwrap());
+            assert!(refresh(&tokens[2], presenter, 17_999).await.is_ok());
             assert!(matches!(
-                refresh(&tokens[1], in_cookie, 15_001).await,
+                refresh(&tokens[1], presenter, 15_001).await,
                 Err(RefreshError::Reused { .. })
             ));
             assert!(matches!(
-                refresh(&tokens[5], in_cookie, 15_002).await,
+                refresh(&tokens[5], presenter, 15_002).await,
                 Err(RefreshError::Invalid)
             ));
         }
         // The one that was used last, to the millisecond; and never with an interval of none.
         let first = issuer.login(&id).await.unwrap().refresh_token;
-        refresh(&first, false, 0).await.unwrap();
-        assert!(matches!(refresh(&first, false, 10_000).await, Err(RefreshError::Reused { .. })));
+        let second = refresh(&first, Presenter::Program, 0).await.unwrap();
+        // Whoever has never been sent the successor is no thief, as long as nobody has used it.
+        assert_eq!(refresh(&first, Presenter::Unanswered, 60_000).await.unwrap(), second);
+        refresh(&second, Presenter::Browser, 60_000).await.unwrap();
+        let stolen = refresh(&first, Presenter::Unanswered, 60_001).await;
+        assert!(matches!(stolen, Err(RefreshError::Reused { .. })));
+        let first = issuer.login(&id).await.unwrap().refresh_token;
+        refresh(&first, Presenter::Program, 0).await.unwrap();
+        let late = refresh(&first, Presenter::Program, 10_000).await;
+        assert!(matches!(late, Err(RefreshError::Reused { .. })));
         let none = Policy { refresh_reuse_interval: Duration::ZERO, ..policy() };
         let second = issuer.login(&id).await.unwrap().refresh_token;
         let use_at = async |when: u64| {
-            issuer.sessions.refresh(&second, false, &device(), &none, at(when)).await
+            issuer.sessions.refresh(&second, Presenter::Program, &device(), &none, at(when)).await
         };
         assert!(use_at(1_000).await.is_ok());
         // Whoever read the clock before is no earlier than who was served first.

@@ -1,12 +1,14 @@
 //! Sessions that last: a request whose access token no longer counts is renewed in place (CONTRACT
 //! §15.1, §15.2).
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
 use crate::harness::accounts::open;
 use crate::harness::jar::{ACCESS, Jar, SESSION, log_in, logged_in, navigates};
 use crate::harness::upstream::write;
-use crate::harness::{Gateway, Response, Step, within};
+use crate::harness::{Connection, Gateway, Response, Step, within};
 
 const OWN: (&str, &str) = ("Origin", "http://app.test");
 
@@ -362,4 +364,78 @@ async fn a_renewed_request_that_is_refused_keeps_its_session() {
     let cookie = format!("{SESSION}={}", jar.session);
     assert_eq!(gateway.get("/optional").header("Cookie", &cookie).send().await.status, 200);
     assert_eq!(gateway.upstream().last().header("x-auth-email"), Some("ann@example.com"));
+}
+
+/// A request to an application that does not respond yet. Its cookie is all that it has of a login.
+async fn slow(gateway: &Gateway, cookie: &str) -> Connection {
+    gateway.upstream().does_at(
+        "/slow",
+        vec![Step::Hold, write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")],
+    );
+    let mut connection = gateway.connect().await;
+    connection.write(gateway.get("/slow").header("Cookie", cookie).bytes()).await;
+    gateway.upstream().until(|seen| seen.requests.iter().any(|seen| seen.target == "/slow")).await;
+    connection
+}
+
+/// They would overwrite the newer ones, and then look stolen.
+#[tokio::test]
+async fn a_slow_response_brings_no_older_cookies() {
+    let gateway = Gateway::start(&open("")).await;
+    let jar = logged_in(&gateway).await;
+    let cookie = |session: &str| format!("{SESSION}={session}");
+    let mut late = slow(&gateway, &cookie(&jar.session)).await;
+    let begun = Instant::now();
+    let refreshing = gateway.request("POST", "/auth/refresh").header(OWN.0, OWN.1);
+    let response = refreshing.header("Cookie", &cookie(&jar.session)).body("").send().await;
+    let second = renewed(&response);
+    let refreshing = gateway.request("POST", "/auth/refresh").header(OWN.0, OWN.1);
+    let response = refreshing.header("Cookie", &cookie(&second.session)).body("").send().await;
+    let third = renewed(&response);
+    assert_ne!(second.session, third.session);
+    // A quick response may bring them: the interval for repetitions covers it.
+    tokio::time::sleep(Duration::from_millis(1100).saturating_sub(begun.elapsed())).await;
+    gateway.upstream().release();
+    let response = late.response().await;
+    assert_eq!((response.status, response.headers("set-cookie").len()), (200, 0));
+
+    // The same after the end of the session: somebody else may have logged in since.
+    let mut late = slow(&gateway, &cookie(&third.session)).await;
+    let begun = Instant::now();
+    let logout = gateway.request("POST", "/auth/logout").header(OWN.0, OWN.1);
+    let response = logout.header("Cookie", &cookie(&third.session)).body("").send().await;
+    assert_eq!(response.status, 204, "{response:?}");
+    tokio::time::sleep(Duration::from_millis(1100).saturating_sub(begun.elapsed())).await;
+    gateway.upstream().release();
+    assert_eq!(late.response().await.headers("set-cookie").len(), 0);
+}
+
+/// An application may be slow, and a browser may go away: neither is theft.
+#[tokio::test]
+async fn cookies_that_nobody_has_received_use_nothing_up() {
+    let gateway = Gateway::start(&open("refresh_reuse_interval = '1s'")).await;
+    let jar = logged_in(&gateway).await;
+    let cookie = format!("{SESSION}={}", jar.session);
+    let interval = Duration::from_millis(1100);
+    // It goes away.
+    drop(slow(&gateway, &cookie).await);
+    gateway.access("/slow").await;
+    tokio::time::sleep(interval).await;
+    let mut late = slow(&gateway, &cookie).await;
+    tokio::time::sleep(interval).await;
+    let response = gateway.get("/reports").header("Cookie", &cookie).send().await;
+    assert_eq!(response.status, 200);
+    let next = renewed(&response);
+    gateway.upstream().release();
+    assert_eq!(renewed(&late.response().await).session, next.session);
+    assert_eq!(
+        (refreshes(&gateway, "succeeded").await, refreshes(&gateway, "reused").await),
+        (1, 0)
+    );
+    // From now on, somebody has them.
+    tokio::time::sleep(interval).await;
+    gateway.get("/reports").header("Cookie", &cookie).send().await.is(401, "credentials_missing");
+    assert_eq!(refreshes(&gateway, "reused").await, 1);
+    let cookie = format!("{SESSION}={}", next.session);
+    gateway.get("/reports").header("Cookie", &cookie).send().await.is(401, "credentials_missing");
 }

@@ -2,8 +2,9 @@
 //! is taken away.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -13,6 +14,7 @@ use super::Exchange;
 use crate::gateway::body::{Body, BodyError, LONG_BYTES};
 use crate::gateway::refusal::Refusal;
 use crate::gateway::streams::Kind;
+use crate::identity::Renewed;
 use crate::reason::Reason;
 
 /// A response body with the record of its exchange.
@@ -155,6 +157,17 @@ impl Exchange {
         true
     }
 
+    /// The renewal whose cookies the response would set, if it is long ago that they were the newest.
+    pub(in crate::gateway) fn old_renewal(&self) -> Option<Arc<Renewed>> {
+        let is_old = |_: &&Arc<Renewed>| self.begun.elapsed() >= NEW_FOR;
+        self.renewed.as_ref().filter(is_old).cloned()
+    }
+
+    /// Sets no cookies of a renewal: newer ones were sent since, or the session has ended.
+    pub(in crate::gateway) fn outdated(&mut self) {
+        self.renewed = None;
+    }
+
     /// Waits for a response, or until the exchange loses its access. The request is dropped then,
     /// which closes the connection to the upstream.
     pub(in crate::gateway) async fn unless_ended<T>(
@@ -174,3 +187,6 @@ impl Exchange {
         .await
     }
 }
+
+/// How long the cookies of a renewal are taken for the newest without asking.
+const NEW_FOR: Duration = Duration::from_secs(1);

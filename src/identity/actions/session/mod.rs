@@ -13,7 +13,7 @@ use crate::identity::error::IdentityError;
 use crate::identity::outcome::{Answered, Outcome, Refused, Sessions};
 use crate::identity::pages::{Content, Filled, Form, Link};
 use crate::identity::request::{Origin, Request};
-use crate::identity::session::{Device, RefreshError, SessionGrant};
+use crate::identity::session::{Device, Presenter, RefreshError, SessionGrant};
 use crate::identity::{Identity, Mount, Policy, audit, cookie};
 use crate::store::SessionRow;
 
@@ -37,19 +37,29 @@ impl Identity {
                 return Err(Refused { cookies, ..IdentityError::NoRefreshToken(missing).into() });
             }
         };
-        let session =
-            match self.refresh_session(token, from_cookie, &request.device(), policy).await {
-                Ok(session) => session,
-                Err(error) => {
-                    let cookies = if from_cookie && error_is_final(&error) {
-                        cookie::clear(policy).to_vec()
-                    } else {
-                        Vec::new()
-                    };
-                    return Err(Refused { cookies, ..error.into() });
-                }
-            };
+        // The successor may be in the response to another request, which is still on its way.
+        let unsent = self.unsent_successor(token, policy).filter(|_| from_cookie);
+        let presenter = match &unsent {
+            Some(_) => Presenter::Unanswered,
+            None if from_cookie => Presenter::Browser,
+            None => Presenter::Program,
+        };
+        let session = match self.refresh_session(token, presenter, &request.device(), policy).await
+        {
+            Ok(session) => session,
+            Err(error) => {
+                let cookies = if from_cookie && error_is_final(&error) {
+                    cookie::clear(policy).to_vec()
+                } else {
+                    Vec::new()
+                };
+                return Err(Refused { cookies, ..error.into() });
+            }
+        };
         let tokens = self.tokens(session, policy).await?;
+        if let Some(renewed) = unsent {
+            renewed.sent(self.clock.running());
+        }
         Ok(Outcome::Refreshed { tokens, in_cookies: from_cookie })
     }
 
@@ -57,12 +67,12 @@ impl Identity {
     pub(in crate::identity) async fn refresh_session(
         &self,
         token: &str,
-        in_cookie: bool,
+        presenter: Presenter,
         device: &Device,
         policy: &Policy,
     ) -> Result<SessionGrant, IdentityError> {
         let now = self.clock.unix_time();
-        let granted = self.sessions.refresh(token, in_cookie, device, policy, now).await;
+        let granted = self.sessions.refresh(token, presenter, device, policy, now).await;
         let outcome = match &granted {
             Ok(_) => "succeeded",
             Err(RefreshError::Invalid) => "failed",
