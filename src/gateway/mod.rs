@@ -538,6 +538,7 @@ impl Gateway {
             };
             let answered = exchange.answered();
             let (mut response, mut lease) = sent?;
+            exchange.check_access()?;
             if gate.is_some_and(|gate| gate.shut()) {
                 lease.close_after();
             }

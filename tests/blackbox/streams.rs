@@ -212,6 +212,24 @@ async fn a_frame_that_has_begun_passes_before_the_close() {
     assert_eq!(connection.closed().await, b"def\x88\x09\x03\xf0revoked");
 }
 
+/// Nor does a response reach whoever lost access while the application took its time.
+#[tokio::test]
+async fn a_response_that_comes_after_the_revocation_is_refused() {
+    let (gateway, _) = start(ROUTES).await;
+    gateway
+        .upstream()
+        .does(vec![Step::Hold, write("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret")]);
+    let mut connection = gateway.connect().await;
+    let request = gateway.get("/poll").bearer(&claims(json!({ "jti": "t" })));
+    connection.write(request.bytes()).await;
+    gateway.upstream().until(|seen| !seen.requests.is_empty()).await;
+    revoke(&gateway, json!({ "jti": "t" })).await;
+    // What takes longer than this is long.
+    tokio::time::sleep(Duration::from_millis(260)).await;
+    gateway.upstream().release();
+    connection.response().await.is(401, "token_revoked");
+}
+
 /// A response that is running ends without its end.
 #[tokio::test]
 async fn a_revoked_response_is_cut_on_either_protocol() {

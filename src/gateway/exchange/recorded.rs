@@ -11,9 +11,9 @@ use http::{Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::Exchange;
-use crate::gateway::body::{Body, BodyError, LONG_BYTES};
+use crate::gateway::body::{Body, BodyError, LONG_AFTER, LONG_BYTES};
 use crate::gateway::refusal::Refusal;
-use crate::gateway::streams::Kind;
+use crate::gateway::streams::{End, Kind};
 use crate::identity::Renewed;
 use crate::reason::Reason;
 
@@ -155,6 +155,17 @@ impl Exchange {
         }
         self.runs_long();
         true
+    }
+
+    /// Refuses a response that took long, if its caller has lost access meanwhile.
+    pub(in crate::gateway) fn check_access(&self) -> Result<(), Refusal> {
+        let was_long = self.upstream.is_some_and(|waited| waited >= LONG_AFTER);
+        match &self.caller {
+            Some((token, _)) if was_long && self.view.streams.is_revoked(token) => {
+                Err(Refusal::Ended { reason: Reason::TokenRevoked, why: End::Revoked.as_str() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The renewal whose cookies the response would set, if it is long ago that they were the newest.

@@ -295,10 +295,15 @@ impl Streams {
         }
     }
 
+    /// Whether a token that was accepted has been revoked since.
+    pub fn is_revoked(&self, token: &VerifiedToken) -> bool {
+        self.revoked.revoked_by(token).is_some()
+    }
+
     fn end_if_revoked(&self, stream: &Stream) -> bool {
         let is_revoked = {
             let held = stream.held();
-            held.caller.as_ref().is_some_and(|(token, _)| self.revoked.revoked_by(token).is_some())
+            held.caller.as_ref().is_some_and(|(token, _)| self.is_revoked(token))
         };
         is_revoked && self.tell(stream, End::Revoked)
     }
