@@ -12,7 +12,7 @@ use super::guard::{Access, Denied, Place};
 use super::matched::{Matched, Overriding, Stopped};
 use super::observer::Observer;
 use super::online::Online;
-use super::personal::personal_token;
+use super::personal::has_personal_token;
 use super::refusal::Refusal;
 use super::route::{Destination, Route};
 use super::token_memo::TokenMemo;
@@ -210,10 +210,10 @@ impl<'s> Permit<'s> {
     /// identity, or to an application that would trust it. If credentials are optional and there is
     /// no caller, an application might misread the field as a verified token, so only password
     /// schemes are forwarded. A personal access token is never forwarded: it is good for every
-    /// route.
+    /// route. What only begins like one is the application's own.
     pub fn forwards_authorization(&self) -> bool {
         let headers = &self.matched.parts().headers;
-        if !self.route().forward_authorization || personal_token(headers).is_some() {
+        if !self.route().forward_authorization || has_personal_token(headers) {
             return false;
         }
         if !self.route().guard.token_from.reads_authorization() {

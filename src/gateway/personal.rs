@@ -1,11 +1,13 @@
 //! Personal access tokens in `Authorization`: as a bearer token, or as the password of Basic.
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::{HeaderMap, header};
 
-use crate::identity::personal_tokens::is_personal;
+use crate::identity::personal_tokens::{is_personal, is_well_formed};
 
 /// What a field of credentials holds.
 enum Written<'a> {
@@ -31,14 +33,23 @@ pub(super) fn bearer(line: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"bearer").then_some(rest)
 }
 
-/// The personal access token in `Authorization`, whether or not a route takes it.
+/// What is meant as a personal access token in `Authorization`, whether or not a route takes it.
 pub fn personal_token(headers: &HeaderMap) -> Option<String> {
-    headers.get_all(header::AUTHORIZATION).iter().find_map(|line| {
-        let token = match read(line.as_bytes())? {
-            Written::Bearer(token) => token.to_vec(),
-            Written::Basic(password) => password?,
-        };
-        is_personal(&token).then(|| String::from_utf8_lossy(&token).into_owned())
+    let token = tokens(headers).find(|token| is_personal(token))?;
+    Some(String::from_utf8_lossy(&token).into_owned())
+}
+
+/// Whether `Authorization` has a token that may be one of ours. A credential of an application may
+/// begin like one.
+pub(super) fn has_personal_token(headers: &HeaderMap) -> bool {
+    tokens(headers).any(|token| is_well_formed(&token))
+}
+
+/// The bearer token, or the password of Basic, of each field.
+fn tokens(headers: &HeaderMap) -> impl Iterator<Item = Cow<'_, [u8]>> {
+    headers.get_all(header::AUTHORIZATION).iter().filter_map(|line| match read(line.as_bytes())? {
+        Written::Bearer(token) => Some(Cow::Borrowed(token)),
+        Written::Basic(password) => password.map(Cow::Owned),
     })
 }
 

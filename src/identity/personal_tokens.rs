@@ -269,7 +269,7 @@ impl PersonalTokens {
         policy: &Policy,
         now: u64,
     ) -> Result<Map<String, Value>, Unusable> {
-        if !is_well_formed(token) {
+        if !is_well_formed(token.as_bytes()) {
             return Err(Unusable::Unknown);
         }
         let digest = digest_of(token);
@@ -312,7 +312,7 @@ impl PersonalTokens {
         policy: &Policy,
         now: u64,
     ) -> Result<Map<String, Value>, Unusable> {
-        if !is_well_formed(token) {
+        if !is_well_formed(token.as_bytes()) {
             return Err(Unusable::Unknown);
         }
         let row = self.find(&digest_of(token), now).await?;
@@ -392,10 +392,11 @@ pub fn parse_ttl(written: &str) -> Result<Duration, TokenError> {
     humantime::parse_duration(written.trim()).map_err(|_| TokenError::Ttl)
 }
 
-fn is_well_formed(token: &str) -> bool {
-    token.strip_prefix(PREFIX).is_some_and(|rest| {
+/// Whether a credential has the form of a personal access token.
+pub fn is_well_formed(token: &[u8]) -> bool {
+    token.strip_prefix(PREFIX.as_bytes()).is_some_and(|rest| {
         rest.len() == 43
-            && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+            && rest.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte))
     })
 }
 
@@ -434,7 +435,7 @@ mod tests {
     #[test]
     fn a_token_is_a_prefix_and_43_characters() {
         let right = format!("pct_{}", "aZ0-_".repeat(8) + "xyz");
-        assert!(is_well_formed(&right) && is_personal(right.as_bytes()));
+        assert!(is_well_formed(right.as_bytes()) && is_personal(right.as_bytes()));
         for wrong in [
             "",
             "pct_",
@@ -443,7 +444,7 @@ mod tests {
             &right.replace('-', "+"),
             &right.replace("pct_", "PCT_"),
         ] {
-            assert!(!is_well_formed(wrong), "{wrong}");
+            assert!(!is_well_formed(wrong.as_bytes()), "{wrong}");
         }
     }
 

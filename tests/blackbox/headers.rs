@@ -432,7 +432,8 @@ async fn a_route_that_reads_no_authorization_passes_on_the_applications_own() {
         )
     };
     let user = Some("u-17".to_owned());
-    for line in [own, "Basic YTpi", "JWT a.b.c"] {
+    // The last two begin like one of our personal access tokens, and are none.
+    for line in [own, "Basic YTpi", "JWT a.b.c", "Bearer pct_x", "Basic YTpwY3RfeA=="] {
         let kept = Some(line.to_owned());
         assert_eq!(passed("/", Some(&cookie), line).await, (kept.clone(), user.clone()));
         let by_query = format!("/?access_token={token}");
@@ -442,6 +443,8 @@ async fn a_route_that_reads_no_authorization_passes_on_the_applications_own() {
         assert_eq!(passed("/soft", Some(&cookie), line).await, (kept, None));
         assert_eq!(passed("/dropped", Some(&cookie), line).await, (None, user.clone()));
     }
+    let ours = format!("Bearer pct_{}", "a-_Z0".repeat(8) + "xyz");
+    assert_eq!(passed("/", Some(&cookie), &ours).await, (None, user));
     gateway.get("/").header("Authorization", own).send().await.is(401, "credentials_missing");
 }
 
