@@ -157,11 +157,24 @@ impl<'s> Authenticated<'s> {
             Ok(overriding) => overriding,
             Err(refusal) => return Err(Stopped::new(matched, refusal)),
         };
+        // Credentials that are refused say nothing about a second target, where they would be missing:
+        // the client learns what is wrong with them.
+        let (caller, tolerated) = match caller {
+            Ok(caller) => (caller, None),
+            refused => match grant(&matched.access(), refused, now, observer) {
+                Ok(grant) => (None, Some(grant)),
+                Err(refusal) => return Err(Stopped::new(matched, refusal)),
+            },
+        };
         let second = match grant_second(&matched, second, now, observer) {
             Ok(second) => second,
             Err(refusal) => return Err(Stopped::new(matched, refusal)),
         };
-        match grant(&matched.access(), caller, now, observer) {
+        let own = match tolerated {
+            Some(grant) => Ok(grant),
+            None => grant(&matched.access(), Ok(caller), now, observer),
+        };
+        match own {
             Ok(grant) => Ok(Permit { matched, grant, overriding, second }),
             Err(refusal) => Err(Stopped::new(matched, refusal)),
         }

@@ -87,6 +87,30 @@ async fn a_destination_is_decided_for_the_same_caller() {
     request.header("Destination", "/dav/admin/a").send().await.is(403, "role_missing");
 }
 
+/// What is wrong with its own credentials, and not that they are missing for a second target.
+#[tokio::test]
+async fn a_request_is_refused_before_its_second_targets() {
+    let gateway = Gateway::start(DAV).await;
+    let user = mint::token(&["user"]);
+    let cookie = format!("__Host-portcullis={user}");
+    let expired =
+        format!("__Host-portcullis={}", mint::claims(json!({ "exp": mint::now() - 900 })));
+    for (credentials, origin, field, status, reason) in [
+        (&cookie, Some("http://evil.test"), "Destination", 403, "origin_foreign"),
+        (&cookie, None, "Destination", 403, "origin_foreign"),
+        (&cookie, None, "If", 403, "origin_foreign"),
+        (&expired, Some("http://app.test"), "Destination", 401, "token_expired"),
+    ] {
+        let request = gateway.request("COPY", "/dav/a").host("app.test");
+        let request = request.header("Cookie", credentials);
+        let value = if field == "If" { "</dav/b> (<urn:x>)" } else { "/dav/b" };
+        let request = request.header(field, value);
+        let request =
+            origin.into_iter().fold(request, |request, origin| request.header("Origin", origin));
+        request.send().await.is(status, reason);
+    }
+}
+
 #[tokio::test]
 async fn the_tags_of_conditions_are_targets() {
     let gateway = Gateway::start(DAV).await;
