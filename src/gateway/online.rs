@@ -96,8 +96,11 @@ impl Online<'_> {
             && let Some(login) =
                 identity.must_log_in_again(cookie, policy).await.map_err(unavailable)?
         {
-            let (wanted, idp) = (StepUp::default(), Some(login));
-            return Err(Unauthenticated::MustLogInAgain(Box::new(Insufficient { wanted, idp })));
+            return Err(Unauthenticated::MustLogInAgain(Box::new(Insufficient {
+                wanted: StepUp::default(),
+                is_strong: true,
+                idp: Some(login),
+            })));
         }
         let mut stale = None;
         loop {

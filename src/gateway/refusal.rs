@@ -357,7 +357,7 @@ impl Refusal {
 
 /// Says which login is required (RFC 9470 §3).
 fn challenge_again(headers: &mut HeaderMap, lacks: &Insufficient) {
-    if let Ok(challenge) = HeaderValue::try_from(lacks.wanted.challenge()) {
+    if let Ok(challenge) = HeaderValue::try_from(lacks.challenge()) {
         headers.insert(header::WWW_AUTHENTICATE, challenge);
     }
 }

@@ -21,8 +21,29 @@ pub struct StepUp {
 pub struct Insufficient {
     /// What the route requires.
     pub wanted: StepUp,
+    /// Whether the login is strong enough, and only too long ago.
+    pub is_strong: bool,
     /// How the caller logged in, if the built-in issuer says so.
     pub idp: Option<String>,
+}
+
+impl Insufficient {
+    /// The challenge of RFC 9470 §3, for `WWW-Authenticate`.
+    pub fn challenge(&self) -> String {
+        let required = if self.is_strong {
+            "A more recent authentication is required"
+        } else {
+            "A different authentication level is required"
+        };
+        let mut challenge = format!(
+            "Bearer realm=\"portcullis\", error=\"insufficient_user_authentication\", error_description=\"{required}\""
+        );
+        for (name, value) in self.wanted.parameters() {
+            // Writing to a string cannot fail.
+            let _ = write!(challenge, ", {name}=\"{value}\"");
+        }
+        challenge
+    }
 }
 
 impl StepUp {
@@ -48,17 +69,7 @@ impl StepUp {
             return Ok(());
         }
         let idp = text("idp").filter(|_| caller.is_ours()).map(str::to_owned);
-        Err(Box::new(Insufficient { wanted: self.clone(), idp }))
-    }
-
-    /// The challenge of RFC 9470 §3, for `WWW-Authenticate`.
-    pub fn challenge(&self) -> String {
-        let mut challenge = "Bearer realm=\"portcullis\", error=\"insufficient_user_authentication\", error_description=\"A different authentication level is required\"".to_owned();
-        for (name, value) in self.parameters() {
-            // Writing to a string cannot fail.
-            let _ = write!(challenge, ", {name}=\"{value}\"");
-        }
-        challenge
+        Err(Box::new(Insufficient { wanted: self.clone(), is_strong, idp }))
     }
 
     /// The parameters that ask the endpoint of a provider for such a login.
@@ -81,14 +92,18 @@ mod tests {
 
     #[test]
     fn the_challenge_says_what_is_required() {
+        let of = |wanted: &StepUp, is_strong| {
+            Insufficient { wanted: wanted.clone(), is_strong, idp: None }.challenge()
+        };
         let both = StepUp { acr: vec!["phr".into(), "phrh".into()], max_age: Some(600) };
-        let challenge = both.challenge();
+        let challenge = of(&both, false);
         assert!(challenge.starts_with(
             "Bearer realm=\"portcullis\", error=\"insufficient_user_authentication\", "
         ));
         assert!(challenge.ends_with(", acr_values=\"phr phrh\", max_age=\"600\""), "{challenge}");
         let age = StepUp { acr: Vec::new(), max_age: Some(5) };
-        assert!(age.challenge().ends_with("required\", max_age=\"5\""));
+        let challenge = of(&age, true);
+        assert!(challenge.ends_with("A more recent authentication is required\", max_age=\"5\""));
         assert_eq!(age.in_words(), "max_age 5");
         assert!(StepUp::default().is_empty() && !age.is_empty());
     }
