@@ -122,6 +122,7 @@ impl<'s> Narrator<'s> {
             Refusal::BodyTooLarge => "body",
             Refusal::Redirect { refusal, .. }
             | Refusal::Page { refusal, .. }
+            | Refusal::ToPerson { refusal, .. }
             | Refusal::Lacking { refusal, .. }
             | Refusal::ForExpress(refusal)
             | Refusal::AskForPassword(refusal) => self.step_of(refusal),

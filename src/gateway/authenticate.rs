@@ -309,6 +309,15 @@ impl<'a> Verifier<'a> {
         Ok(Some(caller.clone()))
     }
 
+    /// Whoever is logged in by an access cookie, by what is in memory: to be named on a page about a
+    /// request that authenticates nobody, and for nothing else.
+    pub(super) fn person(&self, headers: &HeaderMap, now: u64) -> Option<Caller> {
+        let mut values = cookie_values(headers, &self.names.cookie);
+        let (Some(value), None) = (values.next(), values.next()) else { return None };
+        let credential = Credential { token: Presented::Bytes(value.into()), place: Place::Cookie };
+        self.caller(&credential, now).ok()
+    }
+
     /// Whether a request may use a credential from this place: not if a browser added it for a
     /// page of another site.
     fn is_own_request(&self, access: &AccessRequest<'_>, place: Place) -> bool {

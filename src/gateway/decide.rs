@@ -26,6 +26,7 @@ use super::upstream::Upstream;
 use super::verdict::Allow;
 use crate::identity::Mount;
 use crate::identity::request::LONGEST_BODY;
+use crate::reason::Reason;
 
 /// What a decision depends on.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +73,8 @@ impl<'s> Decider<'s> {
         announced: Option<u64>,
         observer: &mut O,
     ) -> impl Future<Output = Result<Decided<'s>, Refusal>> {
-        let matched = Match::resolve(self.snapshot, peer, parts, observer);
+        let known = (&self.verifier, self.now);
+        let matched = Match::resolve(self.snapshot, peer, parts, known, observer);
         async move {
             let matched = match matched? {
                 Match::Route(matched) => matched,
@@ -82,13 +84,13 @@ impl<'s> Decider<'s> {
             let permit = self
                 .permit(matched, observer)
                 .await
-                .map_err(|stopped| redirect_or_explain(stopped, self.snapshot))?;
+                .map_err(|stopped| self.refused(stopped, observer))?;
             match &permit.route().destination {
                 Destination::Identity(mount) => {
                     let most = self.snapshot.max_body.min(LONGEST_BODY);
                     if announced.is_some_and(|bytes| bytes > most) {
                         let stopped = permit.stop(Refusal::BodyTooLarge);
-                        return Err(redirect_or_explain(stopped, self.snapshot));
+                        return Err(self.refused(stopped, observer));
                     }
                     Ok(Decided::Endpoint(permit, mount))
                 }
@@ -120,8 +122,21 @@ impl<'s> Decider<'s> {
         let permit = self
             .permit(matched, observer)
             .await
-            .map_err(|stopped| redirect_or_explain(stopped, self.snapshot))?;
+            .map_err(|stopped| self.refused(stopped, observer))?;
         Ok(Allow::new(permit, &self.snapshot.rules.token_names))
+    }
+
+    /// The refusal of a request, or what a person gets instead.
+    fn refused(&self, stopped: Stopped<'_>, observer: &mut impl Observer) -> Refusal {
+        let Stopped { matched, refusal } = stopped;
+        let refusal = if refusal.reason() == Reason::OriginForeign {
+            // Nobody was authenticated.
+            refusal.for_person(&matched.parts().headers, &self.verifier, self.now)
+        } else {
+            refusal
+        };
+        let request_id = observer.ids().request_id.to_str().unwrap_or_default();
+        redirect_or_explain(Stopped { matched, refusal }, self.snapshot, request_id)
     }
 
     async fn permit(

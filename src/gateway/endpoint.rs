@@ -46,7 +46,9 @@ impl Gateway {
             }
             Err(refusal) => Err(refusal),
         };
-        answered.map_err(|refusal| for_client(asked.as_ref(), policy, mount, refusal))
+        answered.map_err(|refusal| {
+            for_client(asked.as_ref(), policy, mount, refusal, exchange.request_id())
+        })
     }
 
     /// Counts the request by the built-in limits. The rest is done on the background runtime.

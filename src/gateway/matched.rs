@@ -8,7 +8,7 @@
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, header};
 
-use super::authenticate::{AccessRequest, Unauthenticated};
+use super::authenticate::{AccessRequest, Unauthenticated, Verifier};
 use super::body::Body;
 use super::client::{ClientAddress, Peer};
 use super::cors::{Cors, asked_method};
@@ -125,7 +125,8 @@ impl<'s> Stopped<'s> {
 }
 
 impl<'s> Match<'s> {
-    /// Parses a request and finds its route.
+    /// Parses a request and finds its route. `verifier` and `now`, in Unix seconds: for the name of
+    /// the person who reads that there is none.
     ///
     /// # Errors
     /// [`Refusal`]: too many fields, invalid framing, a target that is malformed or ambiguous, no
@@ -135,10 +136,12 @@ impl<'s> Match<'s> {
         snapshot: &'s Snapshot,
         peer: &Peer,
         parts: Parts,
+        (verifier, now): (&Verifier<'_>, u64),
         observer: &mut impl Observer,
     ) -> Result<Self, Refusal> {
         let client = snapshot.proxies.client(peer, &parts.headers);
-        let target = read_head(snapshot, &client, &parts, observer)?;
+        let for_person = |refusal: Refusal| refusal.for_person(&parts.headers, verifier, now);
+        let target = read_head(snapshot, &client, &parts, observer).map_err(for_person)?;
         if let Some(issuer) = snapshot.logouts.issuer_at(&parts.method, &target)? {
             observer.logout(issuer);
             return Ok(Self::Logout(LogoutRequest { parts: Box::new(parts), issuer }));
@@ -146,7 +149,7 @@ impl<'s> Match<'s> {
         if let Some(preflight) = Preflight::resolve(snapshot, &parts, &target, observer)? {
             return Ok(Self::Preflight(preflight));
         }
-        let route = find_route(snapshot, &parts, &target, observer)?;
+        let route = find_route(snapshot, &parts, &target, observer).map_err(for_person)?;
         route.check_listener(false)?;
         let overriding = Overriding::resolve(snapshot, route, &parts, &target)?.map(Box::new);
         let endpoint = match &route.destination {

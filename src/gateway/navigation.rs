@@ -14,7 +14,7 @@ use super::snapshot::Snapshot;
 use super::step_up::Insufficient;
 use super::target::same_authority;
 use super::token_names::has_own_cookie;
-use crate::identity::pages::{self, Asked, Why};
+use crate::identity::pages::{self, Asked, Unsent, Why};
 use crate::identity::session::{PASSWORD_ACR, SECOND_FACTOR_ACR};
 use crate::identity::{Compat, Mount, Policy, cookie, return_to};
 
@@ -23,7 +23,11 @@ use crate::identity::{Compat, Mount, Policy, cookie, return_to};
 ///
 /// Only navigations are redirected, and only where cookies are read and the host has a login. A
 /// live session would have been renewed before, so a login is what is left.
-pub(super) fn redirect_or_explain(stopped: Stopped<'_>, snapshot: &Snapshot) -> Refusal {
+pub(super) fn redirect_or_explain(
+    stopped: Stopped<'_>,
+    snapshot: &Snapshot,
+    request_id: &str,
+) -> Refusal {
     let Stopped { matched, refusal } = stopped;
     let places = matched.access().guard.token_from;
     let destination = &matched.route().destination;
@@ -43,7 +47,7 @@ pub(super) fn redirect_or_explain(stopped: Stopped<'_>, snapshot: &Snapshot) -> 
             redirect(snapshot, &matched, refusal)
         }
         Destination::Upstream(_) | Destination::Redirect(_) => {
-            explain_unsent_form(snapshot, &matched, refusal)
+            explain_unsent_form(snapshot, &matched, refusal, request_id)
         }
         Destination::External if asks_for_page(&matched.parts().method) => {
             redirect_through_proxy(snapshot, &matched, refusal)
@@ -56,7 +60,13 @@ pub(super) fn redirect_or_explain(stopped: Stopped<'_>, snapshot: &Snapshot) -> 
             } else {
                 refusal
             };
-            explain_at_endpoint(snapshot, &matched, mount, refusal)
+            match &snapshot.identity {
+                Some(policy) => {
+                    let asked = asked_by(&matched);
+                    for_client(asked.as_ref(), policy, mount, refusal, request_id)
+                }
+                None => refusal,
+            }
         }
     }
 }
@@ -113,7 +123,12 @@ fn is_on_issuers_origin(snapshot: &Snapshot, matched: &Matched<'_>) -> bool {
 
 /// If a person sends a form to an application, shows a page: where to log in meanwhile, and that
 /// their input is not lost. A redirect would lose it.
-fn explain_unsent_form(snapshot: &Snapshot, matched: &Matched<'_>, refusal: Refusal) -> Refusal {
+fn explain_unsent_form(
+    snapshot: &Snapshot,
+    matched: &Matched<'_>,
+    refusal: Refusal,
+    request_id: &str,
+) -> Refusal {
     let Some(login) = login_for(snapshot, matched, &refusal) else { return refusal };
     // Not back to the target of the form: it may accept nothing but forms.
     let (parts, names) = (matched.parts(), &snapshot.rules.token_names);
@@ -121,7 +136,14 @@ fn explain_unsent_form(snapshot: &Snapshot, matched: &Matched<'_>, refusal: Refu
     let back = form.map_or_else(|| home_of(matched.route()), str::to_owned);
     let languages =
         parts.headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok());
-    let page = pages::unsent(login.and_back_to(&back), languages, login.policy, &login.mount);
+    let unsent = Unsent {
+        reason: refusal.reason(),
+        who: again(&refusal).and_then(|lacks| lacks.who.as_deref()),
+        login: login.after(&refusal, &back),
+        request_id,
+        languages,
+    };
+    let page = pages::unsent(&unsent, login.policy, &login.mount);
     Refusal::Page { page, refusal: Box::new(refusal) }
 }
 
@@ -192,20 +214,6 @@ fn home_of(route: &Route) -> String {
     if route.pattern.subtree { Mount::new(segments).path("/") } else { "/".to_owned() }
 }
 
-/// If a person sent the request to an endpoint of the built-in issuer, shows its page again with
-/// the error.
-fn explain_at_endpoint(
-    snapshot: &Snapshot,
-    matched: &Matched<'_>,
-    mount: &Mount,
-    refusal: Refusal,
-) -> Refusal {
-    match &snapshot.identity {
-        Some(policy) => for_client(asked_by(matched).as_ref(), policy, mount, refusal),
-        None => refusal,
-    }
-}
-
 /// What a person requests from an endpoint of the built-in issuer; `None`: the client is a program.
 pub(super) fn asked_by(matched: &Matched<'_>) -> Option<Asked> {
     let (parts, query) = (matched.parts(), matched.target().query());
@@ -223,6 +231,7 @@ pub(super) fn for_client(
     policy: &Policy,
     mount: &Mount,
     refusal: Refusal,
+    request_id: &str,
 ) -> Refusal {
     if matches!(refusal, Refusal::Redirect { .. }) {
         return refusal;
@@ -241,6 +250,7 @@ pub(super) fn for_client(
         enrolment: refusal.enrolment(),
         ticket: refusal.ticket(),
         back: refusal.back(),
+        request_id,
     };
     let page = pages::refused(asked, &why, policy, mount);
     Refusal::Page { page, refusal: Box::new(refusal) }

@@ -100,6 +100,7 @@ impl Online<'_> {
                 wanted: StepUp::default(),
                 is_strong: true,
                 idp: Some(login),
+                who: None,
             })));
         }
         let mut stale = None;

@@ -10,7 +10,7 @@ use super::token_memo::TokenMemo;
 
 use crate::identity::Mount;
 use crate::identity::pages::{self, Happened};
-use crate::token::{ClaimPath, Remembered};
+use crate::token::Remembered;
 
 /// The person behind a navigation that accepts a page.
 #[derive(Debug)]
@@ -57,24 +57,22 @@ impl Reader {
         if matches!(refusal, Refusal::Redirect { .. } | Refusal::Page { .. }) {
             return refusal;
         }
+        let (who, refusal) = match refusal {
+            Refusal::ToPerson { who, refusal } => (Some(who), *refusal),
+            refusal => (None, refusal),
+        };
         let happened = Happened {
             reason: refusal.reason(),
             retry_after: refusal.retry_after(),
             again,
             from: self.from.as_ref().and_then(|from| Some(host_and_path(from.to_str().ok()?)?.1)),
-            caller: caller.map(name),
+            caller: caller.map(|caller| caller.known_as()).or(who.as_deref()),
             request_id,
             languages: self.languages.as_ref().and_then(|value| value.to_str().ok()),
         };
         let page = pages::happened(&happened, snapshot.identity.as_deref(), self.mount.as_ref());
         Refusal::Page { page, refusal: Box::new(refusal) }
     }
-}
-
-/// What a person recognizes their account by.
-fn name(caller: &Remembered<TokenMemo>) -> &str {
-    let claim = |name: &str| caller.claim(&ClaimPath::new([name])).and_then(|value| value.as_str());
-    claim("email").or_else(|| claim("name")).unwrap_or_else(|| caller.subject())
 }
 
 /// Host without port, and path with query, of a URL.

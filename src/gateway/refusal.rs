@@ -7,12 +7,13 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
-use super::authenticate::Unauthenticated;
+use super::authenticate::{Unauthenticated, Verifier};
 use super::body::{Body, UploadFailure};
 use super::dialect::VerifyFault;
 use super::framing::FramingFault;
 use super::guard::Denied;
 use super::logout::LogoutFault;
+use super::origin::is_navigation;
 use super::route::NoRoute;
 use super::second_target::NoSecondTarget;
 use super::step_up::Insufficient;
@@ -21,7 +22,7 @@ use super::upstream::{ConnectError, UpstreamFailure};
 use crate::identity::actions::second_factor::Enrolment;
 use crate::identity::compat::{MissingMember, express_error};
 use crate::identity::error::RequestFault;
-use crate::identity::pages::Sheet;
+use crate::identity::pages::{self, Sheet};
 use crate::identity::strength::RejectedPassword;
 use crate::identity::ticket::Ticket;
 use crate::identity::{IdentityError, Refused};
@@ -68,6 +69,14 @@ pub enum Refusal {
     /// The same, with the names of members that clients of an Express application expect.
     #[error("{0}")]
     ForExpress(Box<Refusal>),
+    /// The same, to a person who is logged in, although the request authenticates nobody.
+    #[error("{refusal}")]
+    ToPerson {
+        /// What they recognize their account by.
+        who: String,
+        /// Why.
+        refusal: Box<Refusal>,
+    },
     /// The caller is not authorized.
     #[error(transparent)]
     Denied(#[from] Denied),
@@ -171,6 +180,7 @@ impl Refusal {
             Self::Identity(refused) => refused.error.reason(),
             Self::AskForPassword(refusal)
             | Self::ForExpress(refusal)
+            | Self::ToPerson { refusal, .. }
             | Self::Lacking { refusal, .. }
             | Self::Redirect { refusal, .. }
             | Self::Page { refusal, .. }
@@ -196,6 +206,20 @@ impl Refusal {
                 | UpstreamFailure::Framing(_) => Reason::UpstreamFailed,
                 UpstreamFailure::Upload(_) => Reason::FramingInvalid,
             },
+        }
+    }
+
+    /// The same refusal with the name of the person who is logged in, if there is one and a browser
+    /// asked for a page.
+    pub(super) fn for_person(self, headers: &HeaderMap, verifier: &Verifier<'_>, now: u64) -> Self {
+        let is_read = is_navigation(headers) && pages::wanted(headers);
+        let person = if is_read { verifier.person(headers, now) } else { None };
+        match person {
+            Some(caller) => {
+                let who = caller.token().known_as().to_owned();
+                Self::ToPerson { who, refusal: Box::new(self) }
+            }
+            None => self,
         }
     }
 
@@ -322,7 +346,9 @@ impl Refusal {
                     headers.append(header::SET_COOKIE, cookie);
                 }
             }
-            Self::SecondTarget { refusal, .. } => return refusal.into_response(request_id),
+            Self::SecondTarget { refusal, .. } | Self::ToPerson { refusal, .. } => {
+                return refusal.into_response(request_id);
+            }
             Self::Redirect { status, location, cookies, .. } => {
                 return redirect_to(status, &location, cookies);
             }
@@ -330,15 +356,7 @@ impl Refusal {
                 let body = response.into_body();
                 return refusal.into_response(request_id).map(|_| body);
             }
-            Self::ForExpress(refusal) => {
-                let (detail, retry_after) = (refusal.detail(), refusal.retry_after());
-                let mut response = refusal.into_response(request_id);
-                let body = express_error(reason, detail.as_deref(), retry_after);
-                *response.body_mut() = Body::Bytes(body);
-                let json = HeaderValue::from_static("application/json");
-                response.headers_mut().insert(header::CONTENT_TYPE, json);
-                return response;
-            }
+            Self::ForExpress(refusal) => return for_express(*refusal, request_id),
             Self::AskForPassword(refusal) => {
                 let mut response = refusal.into_response(request_id);
                 response.headers_mut().append(header::WWW_AUTHENTICATE, BASIC);
@@ -353,6 +371,17 @@ impl Refusal {
         }
         response
     }
+}
+
+/// A response with the members that clients of an Express application expect.
+fn for_express(refusal: Refusal, request_id: &str) -> Response<Body> {
+    let (detail, retry_after) = (refusal.detail(), refusal.retry_after());
+    let body = express_error(refusal.reason(), detail.as_deref(), retry_after);
+    let mut response = refusal.into_response(request_id);
+    *response.body_mut() = Body::Bytes(body);
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
 }
 
 /// Says which login is required (RFC 9470 §3).

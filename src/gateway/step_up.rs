@@ -25,6 +25,8 @@ pub struct Insufficient {
     pub is_strong: bool,
     /// How the caller logged in, if the built-in issuer says so.
     pub idp: Option<String>,
+    /// What the caller recognizes their account by, if they are logged in.
+    pub who: Option<String>,
 }
 
 impl Insufficient {
@@ -69,7 +71,8 @@ impl StepUp {
             return Ok(());
         }
         let idp = text("idp").filter(|_| caller.is_ours()).map(str::to_owned);
-        Err(Box::new(Insufficient { wanted: self.clone(), is_strong, idp }))
+        let who = Some(caller.known_as().to_owned());
+        Err(Box::new(Insufficient { wanted: self.clone(), is_strong, idp, who }))
     }
 
     /// The parameters that ask the endpoint of a provider for such a login.
@@ -93,7 +96,7 @@ mod tests {
     #[test]
     fn the_challenge_says_what_is_required() {
         let of = |wanted: &StepUp, is_strong| {
-            Insufficient { wanted: wanted.clone(), is_strong, idp: None }.challenge()
+            Insufficient { wanted: wanted.clone(), is_strong, idp: None, who: None }.challenge()
         };
         let both = StepUp { acr: vec!["phr".into(), "phrh".into()], max_age: Some(600) };
         let challenge = of(&both, false);

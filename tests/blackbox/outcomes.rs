@@ -42,6 +42,7 @@ fn site(more: &str) -> String {
         ("/busy/*", "upstream = 'busy'"),
         ("/aged/*", "upstream = 'app'\nstream_max_age = '1s'"),
         ("/reports/*", "upstream = 'app'\nmethods = ['GET', 'POST']"),
+        ("/recent/*", "upstream = 'app'\nmax_age = '1h'"),
     ] {
         let cookies = if path == "/auth/*" { "" } else { "token_from = ['header', 'cookie']\n" };
         write!(site, "[[route]]\npath = '{path}'\n{rest}\n{cookies}").unwrap();
@@ -109,18 +110,48 @@ async fn a_person_gets_a_page_and_a_script_a_problem_whatever_happens() {
         let html = is_page(&page, status, title, reason);
         assert!(html.contains("<a href=\"/start?a=b&#38;c\">Back</a>"), "{html}");
         assert!(html.contains("/auth/style.css") && html.contains("· Example</title>"), "{html}");
-        let is_known = !matches!(status, 400 | 404 | 405 | 429) && reason != "keys_unavailable";
+        let is_known = status != 429 && reason != "keys_unavailable";
         assert_eq!(html.contains("You are logged in as ann@example.com."), is_known, "{html}");
         assert_eq!(html.contains(">Try again</a>"), status == 429 || status >= 502, "{html}");
         if status == 403 {
             let login = "<a href=\"/auth/login?return_to=%2Fadmin%2Fa\">Log in as someone else</a>";
             assert!(html.contains(login), "{html}");
+        } else {
+            assert!(!html.contains("Log in"), "another login would not help: {html}");
         }
         assert_eq!(page.header("retry-after").is_some(), matches!(status, 429 | 503));
         let script =
             ask().host("app.test").header("Accept", "*/*").header("Sec-Fetch-Mode", "cors");
         script.send().await.is(status, reason);
     }
+}
+
+/// The page says who they are, and does not offer a login to somebody whose login is fine.
+#[tokio::test]
+async fn a_form_that_was_not_passed_on_says_who_sent_it() {
+    let gateway = Gateway::start(&site("")).await;
+    let claims = json!({ "email": "ann@example.com", "auth_time": mint::now() - 7200 });
+    let user = mint::claims(claims);
+    let form = |path: &str, origin: &str| {
+        let form = with_token(gateway.request("POST", path).body("a=b"), &user);
+        navigates(form.header("Origin", origin)).header("Referer", "https://app.test/form")
+    };
+    let page = form("/reports/a", "https://evil.test").send().await;
+    let html = is_page(&page, 403, "Sent from another site", "origin_foreign");
+    assert!(html.contains("You are logged in as ann@example.com."), "{html}");
+    assert!(!html.contains("Log in"), "{html}");
+    let page = form("/recent/a", "https://app.test").send().await;
+    let html = is_page(&page, 401, "Log in and send it again", "step_up_required");
+    assert!(html.contains("You are logged in as ann@example.com."), "{html}");
+    assert!(html.contains("a more recent login than yours"), "{html}");
+    assert!(html.contains("/auth/login?done=step_up&#38;return_to=%2Fform"), "{html}");
+    let challenge = page.header("www-authenticate").unwrap();
+    assert!(challenge.contains("\"A more recent authentication is required\""), "{challenge}");
+    // A token that is not valid names nobody.
+    let expired = mint::claims(json!({ "email": "ann@example.com", "exp": mint::now() - 900 }));
+    let page = navigates(with_token(gateway.get("/none"), &expired)).send().await;
+    let html = is_page(&page, 404, "Page not found", "route_not_found");
+    assert!(html.contains(">Log in</a>") && !html.contains("ann@"), "{html}");
 }
 
 /// Makes the only request that an application may have in flight.

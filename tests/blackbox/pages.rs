@@ -189,7 +189,14 @@ async fn every_page_is_complete_and_works_without_scripts() {
     }
     // Second factors are offered if the file enables them.
     is_page(&page(&gateway, "/auth/totp", &cookies).await, 404, "Error: Turn on two-factor login");
-    is_page(&page(&gateway, "/auth/nothing", "").await, 404, "Error: Something went wrong");
+    for (path, status, reason, text) in [
+        ("/auth/nothing", 404, "route_not_found", "Page not found."),
+        ("/auth/sessions/x", 405, "method_not_allowed", "does not accept what the browser sent"),
+    ] {
+        let html = is_page(&page(&gateway, path, "").await, status, "Error: Something went wrong");
+        assert!(html.contains(&format!("Reason {reason}, request ")), "{html}");
+        assert!(html.contains(text) && html.contains("/auth/account\">"), "{html}");
+    }
     // Programs get the usual response.
     gateway.get("/auth/nothing").header("Accept", "*/*").send().await.is(404, "route_not_found");
     gateway
@@ -602,6 +609,7 @@ async fn a_form_without_a_valid_login_gets_a_page_and_is_not_forwarded() {
         let mark = gateway.log().mark();
         let output = post_as(&gateway, "/reports/q3", &[("text", "a long one")], cookies).await;
         let html = is_page(&output, 401, title);
+        assert!(html.contains(&format!("Reason {reason}, request ")), "{html}");
         assert!(
             html.contains(&format!("<a href=\"{login}\" target=\"_blank\" rel=\"noopener\">"))
                 && !html.contains("<form"),

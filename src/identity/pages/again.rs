@@ -95,6 +95,7 @@ pub fn shown_again(
         enrolment: None,
         ticket: None,
         back: None,
+        request_id: "",
     };
     Some((refused(&asked, &why, policy, mount), cookie("", 0)?))
 }

@@ -7,6 +7,7 @@ use crate::identity::actions::{
 use crate::identity::endpoints::Endpoint;
 use crate::identity::texts::{self, Texts};
 use crate::identity::{Mount, Policy, return_to};
+use crate::reason::Reason;
 
 /// A page with a form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,6 +243,9 @@ impl Page {
                 text: &texts.wrong.open_again,
                 path: mount.path(path),
             });
+        } else if matches!(why.reason, Reason::RouteNotFound | Reason::MethodNotAllowed) {
+            // Somebody who is not logged in gets to the login from there.
+            links.push(Link::to_account(filled, mount));
         } else {
             if self == Self::Reset {
                 links.push(Link {

@@ -26,14 +26,14 @@ pub(super) use self::forms::{Content, Field, Form, Link, Way};
 pub use self::forms::{Filled, Page};
 pub use self::outcome::{Happened, happened};
 pub use self::table::ENDPOINTS;
-pub use self::unsent::unsent;
+pub use self::unsent::{Unsent, unsent};
 pub use self::words::Why;
 use self::words::complaints;
 pub(super) use self::words::{Complaint, no_code, notice, wrong_code};
 use super::actions::second_factor;
 use super::endpoints::Endpoint;
 use super::request::{is_form, is_sent_over_http};
-use super::texts::{Language, Texts, preferred};
+use super::texts::{Language, Texts, filled, preferred};
 use super::{Brand, Mount, Policy};
 use crate::reason::Reason;
 
@@ -95,13 +95,15 @@ struct FormPage<'a> {
     ways: Vec<Way>,
     forms: Vec<Form>,
     links: Vec<Link>,
+    /// The reason and the id of a request that was refused.
+    fine_print: Option<String>,
 }
 
 /// Renders a requested page.
 pub fn show(page: Page, filled: &Filled, policy: &Policy, mount: &Mount) -> Sheet {
     let content = page.content(filled, policy, mount);
     let notice = filled.done.as_deref().and_then(|done| notice(done, filled.texts));
-    form_page(content, notice, Vec::new(), filled.texts, policy, mount)
+    form_page(content, notice, (Vec::new(), None), filled.texts, policy, mount)
 }
 
 /// What a person requested, as far as it is known. A refused request shows the same page again.
@@ -177,16 +179,19 @@ pub fn refused(asked: &Asked, why: &Why<'_>, policy: &Policy, mount: &Mount) -> 
     if why.reason == Reason::EmailUnverified {
         content.forms.push(Form::resend(filled, policy, mount));
     }
+    // With a form, the page says what to change.
+    let fine_print =
+        content.forms.is_empty().then(|| fine_print(why.reason, why.request_id, texts));
     Sheet {
         again: Again::for_failed(asked, why, policy, mount).map(Box::new),
-        ..form_page(content, None, wrong, texts, policy, mount)
+        ..form_page(content, None, (wrong, fine_print), texts, policy, mount)
     }
 }
 
 fn form_page(
     content: Content,
     notice: Option<&str>,
-    complaints: Vec<Complaint>,
+    (complaints, fine_print): (Vec<Complaint>, Option<String>),
     texts: &'static Texts,
     policy: &Policy,
     mount: &Mount,
@@ -202,8 +207,15 @@ fn form_page(
         ways,
         forms,
         links,
+        fine_print,
     };
     Sheet { leads_on, ..rendered(&page) }
+}
+
+/// What an operator asks for: the reason and the id of the request.
+fn fine_print(reason: Reason, request_id: &str, texts: &Texts) -> String {
+    let values = [("reason", reason.as_str()), ("request", request_id)];
+    filled(&texts.outcome.fine_print, &values)
 }
 
 /// Rendering into a string cannot fail. If it did, an empty page could not be mistaken for a login.

@@ -4,7 +4,7 @@ use askama::Template;
 
 use super::forms::Link;
 use super::words::Complaint;
-use super::{Sheet, Site, rendered};
+use super::{Sheet, Site, fine_print, rendered};
 use crate::identity::texts::{Language, Outcome, Texts, filled, preferred};
 use crate::identity::{Brand, Mount, Policy, return_to};
 use crate::reason::Reason;
@@ -60,7 +60,9 @@ pub fn happened(happened: &Happened<'_>, policy: Option<&Policy>, mount: Option<
     if let (Some(path), true) = (happened.again, is_temporary(happened.reason)) {
         links.push(link(&words.again, path));
     }
-    if let (Some((policy, mount)), false) = (issuer, is_temporary(happened.reason)) {
+    if let Some((policy, mount)) =
+        issuer.filter(|_| helps_to_log_in(happened.reason, who.is_some()))
+    {
         let login = mount.path("/login");
         let login =
             happened.again.map_or(login.clone(), |path| return_to::remembering(&login, path));
@@ -76,7 +78,6 @@ pub fn happened(happened: &Happened<'_>, policy: Option<&Policy>, mount: Option<
     }
     links.push(link(&words.back, return_to::local(happened.from)));
     let may_have_arrived = happened.again.is_none() && is_sent_on(happened.reason);
-    let values = [("reason", happened.reason.as_str()), ("request", happened.request_id)];
     let page = rendered(&OutcomePage {
         site: match issuer {
             Some((policy, mount)) => Site::new(policy, mount, texts),
@@ -88,10 +89,22 @@ pub fn happened(happened: &Happened<'_>, policy: Option<&Policy>, mount: Option<
         text: filled(text, &[("wait", &wait)]),
         check: may_have_arrived.then_some(words.check.as_str()),
         who,
-        fine_print: filled(&words.fine_print, &values),
+        fine_print: fine_print(happened.reason, happened.request_id, texts),
         links,
     });
     if issuer.is_some() { page } else { page.styled_by(brand) }
+}
+
+/// Whether another login may make a difference.
+fn helps_to_log_in(reason: Reason, is_logged_in: bool) -> bool {
+    if reason == Reason::OriginForeign {
+        // A page of another site sent it with their login.
+        false
+    } else if is_logged_in {
+        matches!(reason.status().as_u16(), 401 | 403)
+    } else {
+        !is_temporary(reason)
+    }
 }
 
 /// Whether the application may have received some or all of the request.
@@ -117,6 +130,7 @@ fn described(reason: Reason, texts: &'static Texts) -> &'static Outcome {
         Reason::CredentialsMalformed | Reason::CredentialsAmbiguous => &texts.login,
         Reason::OriginForeign => &texts.foreign,
         Reason::LoginMethod => &texts.way,
+        Reason::StepUpRequired => &texts.step_up,
         Reason::RouteNotFound => &texts.not_found,
         Reason::MethodNotAllowed => &texts.method,
         Reason::BodyTooLarge | Reason::HeadersTooLarge => &texts.too_large,

@@ -27,6 +27,8 @@ pub struct Why<'a> {
     pub ticket: Option<&'a Ticket>,
     /// Where the person was going, if the request does not say.
     pub back: Option<&'a str>,
+    /// The id of the request.
+    pub request_id: &'a str,
 }
 
 impl Why<'_> {
@@ -92,6 +94,7 @@ pub(super) fn complaints(page: Page, why: &Why<'_>, filled: &Filled) -> Vec<Comp
         Reason::LinkInvalid if page == Page::VerifyEmail => {
             Complaint::whole(&words.link_unconfirmed)
         }
+        Reason::MethodNotAllowed => Complaint::whole(&filled.texts.outcome.method.text),
         reason => Complaint::whole(about_the_whole(reason, words)),
     };
     vec![complaint]
@@ -193,7 +196,7 @@ fn about_the_whole(reason: Reason, words: &WrongTexts) -> &str {
         Reason::Overloaded => &words.busy,
         Reason::StoreUnavailable | Reason::Draining => &words.unavailable,
         Reason::BodyTooLarge => &words.too_long,
-        Reason::RouteNotFound | Reason::MethodNotAllowed => &words.not_found,
+        Reason::RouteNotFound => &words.not_found,
         Reason::CredentialsMissing
         | Reason::CredentialsMalformed
         | Reason::CredentialsAmbiguous

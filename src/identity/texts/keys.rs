@@ -74,6 +74,7 @@ texts!(
         logged_out: Outcome,
         denied: Outcome,
         way: Outcome,
+        step_up: Outcome,
         foreign: Outcome,
         not_found: Outcome,
         method: Outcome,
@@ -290,6 +291,7 @@ texts!(
     UnsentTexts {
         title: String,
         told: String,
+        step_up: String,
         kept: String,
         log_in: String,
         come_back: String,

@@ -110,6 +110,12 @@ impl VerifiedToken {
         &self.checked.subject
     }
 
+    /// What a person recognizes their account by.
+    pub fn known_as(&self) -> &str {
+        let claim = |name: &str| self.claim(&ClaimPath::new([name])).and_then(Value::as_str);
+        claim("email").or_else(|| claim("name")).unwrap_or_else(|| self.subject())
+    }
+
     /// `sub`, whatever claim the section's `subject` names.
     pub fn sub(&self) -> Option<String> {
         self.claims.get("sub").and_then(text)
