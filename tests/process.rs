@@ -833,10 +833,32 @@ fn a_misspelt_section_is_reported_as_a_section() {
         ("[server.tsl]\n", "unknown section `[server.tsl]`", "did you mean `[server.tls]`?"),
         ("[isuer.corp]\n", "unknown section `[isuer]`", "did you mean `[issuer.NAME]`?"),
         ("[server]\nlisten_on = 1\n", "unknown key `listen_on` in `[server]`", "`listen`"),
+        (
+            "[identity_header]\nX-User = \"sub\"\n",
+            "unknown section `[identity_header]`",
+            "did you mean `[identity_headers]`?",
+        ),
     ];
     for (text, message, help) in cases {
         let output = rejected(&with_app(text));
         assert!(output.contains(message) && output.contains(help), "{text}: {output}");
+    }
+}
+
+/// They say how a site is to be protected or watched, so they are never ignored.
+#[test]
+fn keys_of_a_later_version_are_refused_as_such() {
+    for (text, what) in [
+        ("[trace]\notlp = \"http://127.0.0.1:4318\"\n", "`[trace]`"),
+        (
+            "[[route]]\npath = \"/mcp\"\nupstream = \"app\"\ntools = [{ names = [\"a\"] }]\n",
+            "`tools` in `[[route]]`",
+        ),
+    ] {
+        let output = rejected(&with_app(text));
+        let told = format!("{what} is not supported yet");
+        assert!(output.contains(&told) && output.contains("remove it"), "{text}: {output}");
+        assert!(!output.contains("unknown"), "{text}: {output}");
     }
 }
 

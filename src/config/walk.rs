@@ -75,6 +75,18 @@ impl Place<'_> {
         }
     }
 
+    /// Whether a later version will know this key here. It is refused rather than ignored: it says
+    /// how the site is to be protected.
+    fn is_planned(&self, key: &str) -> bool {
+        match self {
+            Self::Root => key == "trace",
+            Self::Item(Place::Key(Place::Root, "route")) => {
+                matches!(key, "resource" | "tools" | "max_message")
+            }
+            Self::Item(_) | Self::Key(..) => false,
+        }
+    }
+
     fn first(&self) -> &str {
         match self {
             Self::Root => "",
@@ -146,6 +158,17 @@ impl Walk<'_> {
         mut value: Spanned<DeValue<'d>>,
         place: &Place,
     ) {
+        if place.is_planned(name.get_ref()) {
+            let key = name.get_ref();
+            let what = if matches!(place, Place::Root) {
+                format!("`[{key}]`")
+            } else {
+                format!("`{key}` in {}", place.section())
+            };
+            let problem = Problem::error(name.span(), format!("{what} is not supported yet"));
+            self.findings.unknown.push(problem.help("remove it"));
+            return;
+        }
         let meant = nearest(name.get_ref(), section.keys.keys().map(String::as_str));
         self.findings.unknown.push(unknown(self.text, name, meant, section, place));
         let key = meant.and_then(|meant| Some((meant, section.keys.get(meant)?)));
@@ -329,7 +352,10 @@ fn unknown(
     // A suggestion is written as it would have to be.
     let proposal = |name: &str, key: &Key| match &key.shape {
         Shape::Section(_) if is_header => place.header(name, false),
-        Shape::Named(_) if is_header => place.header(&format!("{name}.NAME"), false),
+        Shape::Named(named) if is_header => match **named {
+            Shape::Section(_) => place.header(&format!("{name}.NAME"), false),
+            _ => place.header(name, false),
+        },
         Shape::List(item) if is_header && matches!(**item, Shape::Section(_)) => {
             place.header(name, true)
         }
