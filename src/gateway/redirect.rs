@@ -68,6 +68,17 @@ impl Redirect {
                 "write it after `https://`, such as \"https://{host}{path}\"",
             );
         }
+        // The host of a request can be any that leads here.
+        let is_glued = authority.split_once("{host}").is_some_and(|(before, after)| {
+            !(before.is_empty() || before.ends_with('.'))
+                || !(after.is_empty() || after.starts_with(['.', ':']))
+        });
+        if is_glued {
+            return invalid(
+                "`{host}` continues a name, and a request could choose how",
+                "put a dot between them, such as \"https://www.{host}{path}\"",
+            );
+        }
         let (path, query) =
             below.split_once('?').map_or((below, ""), |(path, query)| (path, query));
         if query.contains("{path}") || path.matches("{path}").count() > 1 {
@@ -252,6 +263,9 @@ mod tests {
             "https://a.test?next={path}",
             "https://a.test/{host}",
             "https://{host}{host}",
+            "https://a.test{host}/",
+            "https://{host}a.test/",
+            "https://{host}-a.test/",
             "https://a.test/#x",
             "https://a.test/{query}",
             "https://a.test/a b",

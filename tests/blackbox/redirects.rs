@@ -96,6 +96,7 @@ async fn a_redirect_that_makes_no_sense_is_an_error_of_the_file() {
         ("redirect = { to = '//evil.example' }", "leads to another host"),
         ("redirect = { to = 'https://x.example/{path}' }", "begins with a slash of its own"),
         ("redirect = { to = 'https://x.example/{query}' }", "not a valid address"),
+        ("redirect = { to = 'https://x.example{host}/' }", "a request could choose how"),
         (
             "redirect = { to = 'https://x.example', status = 303 }",
             "303 is not the status of a redirect",
