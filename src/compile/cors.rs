@@ -54,6 +54,9 @@ impl Compiler<'_> {
                 "http" => 80,
                 _ => return None,
             };
+            if host.contains('*') {
+                return None;
+            }
             let port = uri.port_u16().filter(|port| *port != default);
             let port = port.map_or_else(String::new, |port| format!(":{port}"));
             Some(format!("{scheme}://{host}{port}"))

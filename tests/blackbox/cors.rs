@@ -106,6 +106,7 @@ async fn an_origin_that_no_browser_sends_is_an_error_of_the_file() {
         "https://App.example.com",
         "https://app.example.com:443",
         "ftp://app.example.com",
+        "https://*.example.com",
     ] {
         let config = CONFIG.replace("https://app.example.com", origin);
         assert_eq!(gateway.reload(&config).await["level"], "error", "{origin}");
