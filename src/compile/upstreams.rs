@@ -213,9 +213,10 @@ impl Compiler<'_> {
                     .help("remove `tls`"),
             );
         }
+        let is_named = !path.is_empty();
         let path = self.source.folder().join(path);
         // The system's limit (unix(7)).
-        if path.as_os_str().is_empty() || path.as_os_str().len() > 107 {
+        if !is_named || path.as_os_str().len() > 107 {
             self.error(
                 Problem::error(text.span(), "this cannot be the path of a socket")
                     .help("write a path of at most 107 bytes, such as \"unix:/run/app.sock\""),

@@ -43,6 +43,8 @@ async fn an_application_can_listen_on_a_unix_socket() {
     assert!(heads[0].to_lowercase().contains("\r\nhost: app.test\r\n"), "{heads:?}");
     // Nobody listens any more.
     gateway.get("/c").send().await.is(502, "upstream_unreachable");
+    let nowhere = format!("upstream.app.url = 'unix:'\n{PUBLIC}");
+    assert_eq!(gateway.reload(&nowhere).await["level"], "error");
 }
 
 #[tokio::test]
