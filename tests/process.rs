@@ -3136,6 +3136,30 @@ fn a_first_start_that_is_killed_at_any_moment_is_a_first_start_again() {
 }
 
 #[test]
+fn an_address_belongs_to_one_listener() {
+    let secure = "tls = { certificate = \"a.crt\", private_key = { file = \"a.key\" } }\n";
+    for (text, pair) in [
+        (
+            "[server]\nlisten = \":9901\"\n[admin]\nlisten = \":9901\"\n",
+            "`admin.listen` and `server.listen`",
+        ),
+        ("[server]\nlisten = \"127.0.0.1:9901\"\n", "`admin.listen` and `server.listen`"),
+        (
+            "[verify]\nlisten = \"127.0.0.1:9901\"\ntrusted_proxies = [\"127.0.0.1\"]\n",
+            "`verify.listen` and `admin.listen`",
+        ),
+        (
+            &format!("[server]\nlisten = \":8443\"\nredirect_http = \":8443\"\n{secure}"),
+            "`server.redirect_http` and `server.listen`",
+        ),
+    ] {
+        let output = rejected(&with_app(text));
+        assert!(output.contains(&format!("{pair} have the same address")), "{text}: {output}");
+    }
+    Folder::with(&serving("0s")).run(&["check"]).ok();
+}
+
+#[test]
 fn a_port_in_use() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("an address").port().to_string();

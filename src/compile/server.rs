@@ -1,6 +1,7 @@
 //! `[server]`, `[admin]`, `[log]` and `[limit.*]`.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::ops::Range;
 use std::sync::Arc;
@@ -82,11 +83,40 @@ impl Compiler<'_> {
             redis: redis?,
             has_identity: file.identity.is_some(),
         };
+        self.refuse_shared_addresses(&start);
         self.refuse_changed_start(&start);
         Some(start)
     }
 
-    fn listen(&mut self, listen: &Spanned<OneOrMany>) -> Option<Vec<std::net::SocketAddr>> {
+    /// Refuses one address for two listeners. Where the system chooses the port, it chooses two.
+    fn refuse_shared_addresses(&mut self, start: &StartSettings) {
+        let [listen, admin, verify, redirect] =
+            self.changed_listeners(start, start).map(|(_, key, span)| (key, span));
+        let listeners = [
+            (&start.listen[..], listen),
+            (std::slice::from_ref(&start.admin), admin),
+            (&start.verify, verify),
+            (&start.redirect, redirect),
+        ];
+        for (at, (addresses, (key, span))) in listeners.iter().enumerate() {
+            for (others, (other, elsewhere)) in &listeners[..at] {
+                let shared =
+                    |address: &&SocketAddr| address.port() != 0 && others.contains(address);
+                let Some(address) = addresses.iter().find(shared) else { continue };
+                let message = format!("`{key}` and `{other}` have the same address, {address}");
+                // One of the two may be a default.
+                let (here, there) =
+                    if span.is_empty() { (elsewhere, span) } else { (span, elsewhere) };
+                let mut problem = Problem::error(here.clone(), message);
+                if !there.is_empty() {
+                    problem = problem.related(there.clone(), "the other");
+                }
+                self.error(problem.help("give each listener an address or a port of its own"));
+            }
+        }
+    }
+
+    fn listen(&mut self, listen: &Spanned<OneOrMany>) -> Option<Vec<SocketAddr>> {
         let items = &listen.get_ref().0;
         if items.is_empty() {
             self.error(
@@ -171,7 +201,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// Whether the addresses of each listener have changed, its key, and where that is.
+    /// Of each listener: whether its addresses have changed, its key, and where that is.
     fn changed_listeners(
         &self,
         start: &StartSettings,
