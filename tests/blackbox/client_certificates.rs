@@ -186,6 +186,8 @@ async fn a_bound_token_needs_its_certificate() {
         (json!({ "jkt": "x" }), 200),
         (json!({ "x5t#S256": "x" }), 401),
         (json!({ "x5t#S256": 1 }), 401),
+        (json!("x"), 401),
+        (json!([]), 401),
     ] {
         let token = mint::claims(json!({ "cnf": confirmation }));
         let response = gateway.get("/token/x").bearer(&token).send_on(&mut connection).await;

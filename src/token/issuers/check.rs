@@ -183,9 +183,9 @@ fn list(claims: &Map<String, Value>, path: &ClaimPath) -> Result<Vec<String>, Cl
 /// The digest of the certificate to which the token is bound (RFC 8705 §3.1); `None`: it is bound
 /// to none.
 fn bound_to(claims: &Map<String, Value>) -> Result<Option<Box<[u8; 32]>>, ClaimFault> {
-    let Some(confirmation) = claims.get("cnf").and_then(|cnf| cnf.get("x5t#S256")) else {
-        return Ok(None);
-    };
+    let Some(confirmation) = claims.get("cnf") else { return Ok(None) };
+    let methods = confirmation.as_object().ok_or_else(|| ClaimFault::not("cnf", "an object"))?;
+    let Some(confirmation) = methods.get("x5t#S256") else { return Ok(None) };
     let digest = confirmation.as_str().and_then(|text| {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
         <[u8; 32]>::try_from(bytes).ok()
