@@ -2868,6 +2868,8 @@ fn an_invalid_token_is_reported_by_inspect() {
         assert_eq!((output.code, output.out.as_str()), (1, ""), "{text}");
         assert!(output.err.starts_with("error: this is not a token: "), "{}", output.err);
     }
+    let output = folder.run(&["token", "inspect", "x"]);
+    assert!(output.err.contains("it has 1 part; a signed token has three"), "{}", output.err);
     assert_snapshot!(folder.run(&["token", "inspect", "a.b.c"]).err, @"error: this is not a token: the token cannot be read: its header is not base64url without padding");
 }
 

@@ -98,7 +98,7 @@ pub enum Malformed {
         most: usize,
     },
     /// It does not consist of three parts.
-    #[error("it has {count} parts; a signed token has three")]
+    #[error("it has {count} part{}; a signed token has three", if *count == 1 { "" } else { "s" })]
     Parts {
         /// How many parts it has (counting stops at six).
         count: usize,
