@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::harness::accounts::{PASSWORD, Tokens, open};
 use crate::harness::{Gateway, PATIENCE, within};
+use crate::pages::page;
 
 /// Runs a command on the gateway's file with this standard input. Returns its exit code and both
 /// outputs.
@@ -340,19 +341,36 @@ async fn an_operator_creates_links_and_filters_the_list() {
         output.starts_with("invited eve@example.com with the roles auditor; send this"),
         "{output}"
     );
+    let token = |output: &str| output.trim_end().rsplit_once("?token=").unwrap().1.to_owned();
     let set = async |output: &str, password: &str| {
-        let token = output.trim_end().rsplit_once("?token=").unwrap().1;
-        let body = serde_json::json!({ "token": token, "password": password });
+        let body = serde_json::json!({ "token": token(output), "password": password });
         gateway.post("/auth/password/reset", &body).send().await
     };
     gateway.try_login("eve@example.com", PASSWORD).await.is(401, "login_failed");
+    // Whoever is invited has nothing to be logged out of, also after a password that was refused.
+    let opened = async |output: &str| {
+        let path = format!("/auth/password/reset?token={}", token(output));
+        page(&gateway, &path, "").await.text()
+    };
+    let first = opened(&output).await;
+    assert!(first.contains("<h1>Choose a password</h1>"), "{first}");
+    assert!(!first.contains("logged out") && first.contains("name=\"first\""), "{first}");
+    let form = format!("token={}&first=true&password=password1", token(&output));
+    let refused = gateway.request("POST", "/auth/password/reset").body(form);
+    let refused = refused.header("Content-Type", "application/x-www-form-urlencoded");
+    let refused = refused.header("Accept", "text/html").header("Origin", "http://app.test");
+    let refused = refused.send().await.text();
+    assert!(refused.contains("<h1>Choose a password</h1>"), "{refused}");
     assert_eq!(set(&output, PASSWORD).await.status, 204);
+    // Without mail there is no other link.
+    let used = opened(&output).await;
+    assert!(used.contains("already used") && !used.contains("Send another link"), "{used}");
     set(&output, "cactus ferry lamp 12").await.is(400, "link_invalid");
     let tokens = gateway.login("eve@example.com").await;
     assert_eq!(tokens.claims()["roles"], serde_json::json!(["auditor"]));
 
     let link = done(&gateway, &["user", "reset-link", "eve@example.com"], "");
-    assert!(link.contains("/auth/password/reset?token="), "{link}");
+    assert!(opened(&link).await.contains("You will be logged out everywhere."), "{link}");
     let other = done(&gateway, &["user", "reset-link", "eve@example.com"], "");
     assert_eq!(set(&link, "cactus ferry lamp 12").await.status, 204);
     is_dead(&gateway, &tokens.access).await;

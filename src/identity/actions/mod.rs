@@ -148,6 +148,7 @@ fn show_page(
         return Ok(Outcome::Step(Step::ToProvider(filled.onwards(&path, policy))));
     }
     if let Some(account) = account {
+        filled.is_first = account.password.is_empty();
         filled.username = account.email;
         filled.name = account.name.unwrap_or_default();
     }

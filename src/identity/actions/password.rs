@@ -156,9 +156,16 @@ pub(in crate::identity) fn reset_page(filled: &Filled, policy: &Policy, mount: &
     let mut form = Form::new(mount, "/password/reset", fields, &words.set).of_account(filled);
     form.hidden.push(("token", filled.token.clone()));
     form.hidden.extend(filled.way_back(policy).map(|back| ("return_to", back.to_owned())));
+    let (title, lead) = if filled.is_first {
+        // The page with an error says the same.
+        form.hidden.push(("first", "true".to_owned()));
+        (&words.first_title, &words.first_lead)
+    } else {
+        (&words.reset_title, &words.reset_lead)
+    };
     Content {
-        title: &words.reset_title,
-        lead: Some(words.reset_lead.clone()),
+        title,
+        lead: Some(lead.clone()),
         ways: Vec::new(),
         forms: vec![form],
         links: vec![Link::to_login(filled, policy, mount)],

@@ -75,6 +75,8 @@ pub struct Filled {
     pub return_to: String,
     /// The secret of a mailed link.
     pub token: String,
+    /// Whether the account of that link has no password yet.
+    pub is_first: bool,
     /// Whether the login is to last when the browser is closed.
     pub keep: bool,
     /// Proof that the password was right, while the page asks for a code.
@@ -166,6 +168,7 @@ impl Filled {
                 "ticket" if !is_query => filled.ticket = value.into_owned(),
                 "return_to" => filled.return_to = value.into_owned(),
                 "token" => filled.token = value.into_owned(),
+                "first" if !is_query => filled.is_first = value == "true",
                 "done" if is_query => filled.done = Some(value.into_owned()),
                 _ => {}
             }
@@ -247,7 +250,7 @@ impl Page {
             // Somebody who is not logged in gets to the login from there.
             links.push(Link::to_account(filled, mount));
         } else {
-            if self == Self::Reset {
+            if self == Self::Reset && policy.mail.is_some() {
                 links.push(Link {
                     before: None,
                     text: &texts.password.another_link,

@@ -193,6 +193,8 @@ texts!(
         send: String,
         reset_title: String,
         reset_lead: String,
+        first_title: String,
+        first_lead: String,
         set: String,
         another_link: String,
         change_title: String,
