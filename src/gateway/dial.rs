@@ -4,12 +4,15 @@
 //! parallel with those before it. From then on, the address that responded is tried first.
 
 use std::collections::VecDeque;
+use std::error::Error;
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustls::AlertDescription;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::task::JoinSet;
 
@@ -19,8 +22,8 @@ use crate::descriptors;
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// Name resolution, TCP or TLS failed.
-    #[error("{0}")]
-    Io(#[from] std::io::Error),
+    #[error("{}", told(.0))]
+    Io(#[from] io::Error),
     /// Connecting took longer than `connect_timeout`.
     #[error("it took longer than connect_timeout")]
     Timeout,
@@ -36,8 +39,23 @@ pub enum ConnectError {
     )]
     NotHttp2,
     /// The HTTP handshake failed.
-    #[error("{0}")]
+    #[error("{}", told(.0))]
     Http(#[from] hyper::Error),
+}
+
+/// What an error says, and what to do if the other end asked for a certificate and got none. With
+/// TLS 1.3, it says so only after the handshake.
+pub(super) fn told(error: &(dyn Error + 'static)) -> String {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let alert = inner.and_then(|inner| inner.downcast_ref());
+        if let Some(rustls::Error::AlertReceived(AlertDescription::CertificateRequired)) = alert {
+            return "the upstream requires a client certificate: set tls.certificate and tls.private_key in its section".to_owned();
+        }
+        cause = error.source();
+    }
+    error.to_string()
 }
 
 /// How long an address may take to respond before the next one is tried as well (RFC 8305 §5).
@@ -82,7 +100,7 @@ impl Dialer {
                         return Ok(stream);
                     }
                     Ok(Err(error)) => last = ConnectError::Io(error),
-                    Err(error) => last = ConnectError::Io(std::io::Error::other(error)),
+                    Err(error) => last = ConnectError::Io(io::Error::other(error)),
                 },
                 () = tokio::time::sleep(ATTEMPT_DELAY), if !left.is_empty() => {}
             }
@@ -121,7 +139,7 @@ impl Dialer {
 /// Connects to one address, unless that would take a file descriptor that probes and the store
 /// need. One HTTP/2 connection of a client can carry many requests, each with an upstream
 /// connection of its own.
-async fn open(address: SocketAddr) -> std::io::Result<TcpStream> {
+async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     if descriptors::is_among_the_last(&socket) {
         return Err(Errno::MFILE.into());
@@ -130,7 +148,7 @@ async fn open(address: SocketAddr) -> std::io::Result<TcpStream> {
 }
 
 /// Connects to a socket of this machine, likewise.
-pub(super) async fn open_unix(path: &Path) -> std::io::Result<UnixStream> {
+pub(super) async fn open_unix(path: &Path) -> io::Result<UnixStream> {
     let stream = UnixStream::connect(path).await?;
     if descriptors::is_among_the_last(&stream) {
         return Err(Errno::MFILE.into());
@@ -192,6 +210,16 @@ mod tests {
         assert!(matches!(error, ConnectError::Io(_)), "{error}");
         let error = dialer.connect(Vec::new()).await.unwrap_err();
         assert!(matches!(error, ConnectError::NoAddress), "{error}");
+    }
+
+    #[test]
+    fn a_missing_client_certificate_is_named() {
+        let alert = rustls::Error::AlertReceived(AlertDescription::CertificateRequired);
+        let error = ConnectError::Io(io::Error::new(io::ErrorKind::InvalidData, alert));
+        assert!(error.to_string().contains("set tls.certificate"), "{error}");
+        let alert = rustls::Error::AlertReceived(AlertDescription::HandshakeFailure);
+        let error = io::Error::new(io::ErrorKind::InvalidData, alert);
+        assert_eq!(told(&error), "received fatal alert: HandshakeFailure");
     }
 
     #[test]

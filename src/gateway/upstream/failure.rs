@@ -2,6 +2,7 @@
 
 use super::ConnectError;
 use crate::gateway::body::UploadFailure;
+use crate::gateway::dial::told;
 use crate::gateway::framing::FramingFault;
 
 /// Why there was no response.
@@ -20,7 +21,8 @@ pub enum UpstreamFailure {
     NotHttp2,
     /// The HTTP/2 connection ended before the application sent anything.
     #[error(
-        "the upstream closed the connection without a response in HTTP/2 ({0}); if it speaks only HTTP/1.1, remove http2 = true from its section"
+        "the upstream closed the connection without a response in HTTP/2 ({}); if it speaks only HTTP/1.1, remove http2 = true from its section",
+        told(.0)
     )]
     NoGreeting(#[source] hyper::Error),
     /// A 101 that the client did not request, or for another protocol.
@@ -57,7 +59,7 @@ fn describe_failure(error: &hyper::Error) -> String {
             MAX_HEAD / 1024
         );
     }
-    let error = error.to_string();
+    let error = told(error);
     // hyper has no other error for the bytes that an HTTP/2 server sends at once.
     if error.contains("invalid HTTP version") {
         return "the upstream did not respond in HTTP/1.1; if it expects HTTP/2, set http2 = true in its section".to_owned();
