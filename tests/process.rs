@@ -2416,6 +2416,14 @@ expect = { status = 200 }
 }
 
 #[test]
+fn a_test_cannot_look_up_a_personal_access_token() {
+    let test = "[[test]]\nrequest = \"GET /\"\nheaders = { Authorization = \"Bearer pct_x\" }\nexpect = { status = 401 }\n";
+    let output = rejected(&format!("{}\n{test}", with_protected("")));
+    assert!(output.contains("a test cannot look up the personal access token"), "{output}");
+    assert!(output.contains("with `roles` or `claims`"), "{output}");
+}
+
+#[test]
 fn passing_tests_of_the_file_are_counted() {
     let folder = Folder::with(&format!(
         "{}{}",

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use serde_json::{Map, Value};
 use toml::Spanned;
 
@@ -14,6 +14,7 @@ use crate::config::file::{Expect, Test, Text};
 use crate::config::{File, Problem};
 use crate::explain::{Explanation, Question, explain};
 use crate::gateway::dialect::Dialect;
+use crate::reason::Reason;
 use crate::token::{AssumedToken, CERTIFICATE};
 
 /// Runs every test and reports those whose expectation is not met.
@@ -59,7 +60,21 @@ fn run(
         // Every dialect decides alike. This one passes on nothing that does not decide.
         explanation = explain(snapshot, &Question { via: Some(Dialect::Traefik), ..question }, now);
     }
-    Ok(compare(expect, &explanation, request.span()))
+    let unmet = compare(expect, &explanation, request.span());
+    let has_credential = written
+        .headers
+        .keys()
+        .any(|name| name.get_ref().eq_ignore_ascii_case(header::AUTHORIZATION.as_str()));
+    if !unmet.is_empty() && has_credential && explanation.reason == Reason::StoreUnavailable {
+        return Err(Problem::error(
+            request.span(),
+            "a test cannot look up the personal access token that it sends",
+        )
+        .help(
+            "remove `Authorization`, and say whom the token belongs to with `roles` or `claims`",
+        ));
+    }
+    Ok(unmet)
 }
 
 fn headers(written: &BTreeMap<Text, Text>) -> Result<HeaderMap, Problem> {
