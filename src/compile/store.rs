@@ -131,7 +131,7 @@ impl Compiler<'_> {
         let message = format!("the database `{database}` is {state}, but its key `{key}` exists");
         self.error(Problem::error(span, message).help(
             "restore the database, or mount its volume; to start without any account, session or revocation: `portcullis run --new-store` \
-             (also a flag of `user add`, `user import` and `revoke`)",
+             (also a flag of `user add`, `user invite`, `user import` and `revoke`)",
         ));
     }
 
