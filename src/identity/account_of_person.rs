@@ -33,19 +33,32 @@ impl Accounts {
         whose: &AccountOfPerson<'_>,
         now: u64,
     ) -> Result<Option<AccountRow>, StoreError> {
-        let person = whose.person;
-        let Some(email) = person.email.clone().or_else(no_address) else { return Ok(None) };
-        let new = NewAccount {
-            email,
-            name: person.name.clone(),
-            password: None,
-            roles: person.first_roles.clone(),
-            email_verified: person.email_verified,
-        };
-        let account = new.into_row(now);
+        let Some(account) = first_row(whose.person, now) else { return Ok(None) };
         let added =
             self.store.insert_account_of_person(&account, whose.issuer, &person.subject).await?;
         Ok(added.then_some(account))
+    }
+
+    /// The account of a person as it will be once their roles are kept. `None`: no address can be
+    /// made up for a new one.
+    pub(super) async fn expected(
+        &self,
+        whose: &AccountOfPerson<'_>,
+        now: u64,
+    ) -> Result<Option<AccountRow>, StoreError> {
+        let person = whose.person;
+        let Some(known) = self.of_person(whose).await? else { return Ok(first_row(person, now)) };
+        let mut account = known;
+        if let Some(roles) = &person.roles {
+            account.roles = roles.join(" ");
+        }
+        if account.password.is_empty() {
+            account.name = person.name.clone().or(account.name);
+            if let Some(email) = &person.email {
+                email.as_str().clone_into(&mut account.email);
+            }
+        }
+        Ok(Some(account))
     }
 
     /// Lets a person log in to an existing account, at `now` in Unix seconds. Returns false if they
@@ -97,6 +110,18 @@ impl Accounts {
         }
         Ok(account)
     }
+}
+
+/// The account of a person who logs in for the first time.
+fn first_row(person: &Person, now: u64) -> Option<AccountRow> {
+    let new = NewAccount {
+        email: person.email.clone().or_else(no_address)?,
+        name: person.name.clone(),
+        password: None,
+        roles: person.first_roles.clone(),
+        email_verified: person.email_verified,
+    };
+    Some(new.into_row(now))
 }
 
 /// What stands for the address of an account whose provider told none: the column is unique and

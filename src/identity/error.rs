@@ -124,7 +124,9 @@ impl IdentityError {
             Self::Login(_) | Self::Provider(_) => Reason::LoginFailed,
             Self::LoginExpired => Reason::LoginExpired,
             Self::NotAllowed(NotAllowed::Claim(_)) => Reason::LoginNotAllowed,
-            Self::NotAllowed(NotAllowed::Overage(_)) => Reason::GroupsOverage,
+            Self::NotAllowed(NotAllowed::Overage(_) | NotAllowed::TooManyRoles { .. }) => {
+                Reason::GroupsOverage
+            }
             Self::StepUp => Reason::StepUpRequired,
             Self::NoPasswordLogin => Reason::LoginMethod,
             Self::CodeRequired => Reason::CodeRequired,

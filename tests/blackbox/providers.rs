@@ -305,8 +305,48 @@ async fn roles_come_from_the_provider_and_go_with_it() {
     site.logged("a person may not log in", "`require`").await;
     site.person("ann", &json!({ "hd": "example.com", "_claim_names": { "groups": "src1" } }));
     let page = site.refused("third", "/auth/login/corp", 403);
-    assert!(page.body().contains("more groups than your login provider"), "{page:?}");
+    assert!(page.body().contains("more groups than this site can take over"), "{page:?}");
     site.logged("login_failed", "groups_overage").await;
+}
+
+/// Browsers drop long cookies, and a token that is longer than the gateway accepts is worth nothing:
+/// a login with too many roles is refused, and a session that gets too many ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_with_more_roles_than_cookies_hold_is_refused() {
+    let groups = |count: u32| {
+        let id = |at| format!("8f3c{at:04x}-7c1d-4c7e-9a55-0b1d6e3f2a90");
+        json!({ "groups": (0..count).map(id).collect::<Vec<_>>() })
+    };
+    let Some(mut site) = Site::start("", "roles = 'groups'\nrecheck = '1h'").await else { return };
+    let mut most = 0;
+    for count in [10, 14, 16, 17, 18, 19, 20, 22, 25, 40, 100, 350] {
+        site.person("ann", &groups(count));
+        let (jar, login) = (format!("with {count}"), "/auth/login/corp?return_to=%2Freports");
+        let page = site.browse(&jar, login);
+        if page.status() == 200 {
+            most = count;
+            // With a login in progress: somebody may have to prove more.
+            site.browse_until(&jar, "/auth/login/corp?max_age=0", &site.issuer.clone());
+            let longest = site.browse(&jar, "/x").0["longest"].as_u64().unwrap();
+            assert!(longest < 2048, "{count} groups: {longest}");
+            continue;
+        }
+        assert_eq!((page.status(), page.cookie(ACCESS)), (403, None), "{count}: {page:?}");
+        assert!(page.body().contains("more groups than this site can take over"), "{page:?}");
+    }
+    assert!((16..25).contains(&most), "{most} groups fit");
+    site.logged("a person may not log in", "350 roles make a Cookie header of").await;
+    site.logged("a person may not log in", "set `role_map`").await;
+    site.logged("login_failed", "groups_overage").await;
+    let (_, shown, _) = site.gateway.command(&["user", "show", "ann@example.com", "--json"]).await;
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((&shown["roles"], &shown["sessions"]), (&json!([]), &json!([])), "{shown}");
+
+    // A map keeps what routes ask for.
+    let map = "roles = 'groups'\nrole_map = { '8f3c0007-7c1d-4c7e-9a55-0b1d6e3f2a90' = ['editor'] }";
+    let Some(mut site) = Site::start("", map).await else { return };
+    site.person("ann", &groups(350));
+    assert_eq!(site.log_in("ann").claims()["roles"], json!(["editor"]));
 }
 
 /// Without a map, the values are the roles; one that would be two others is none.

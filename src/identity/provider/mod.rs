@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use self::flight::Flight;
 use self::metadata::{Endpoints, Need};
-pub use self::person::{NotAllowed, Person};
+pub use self::person::{LONGEST_COOKIES, NotAllowed, Person};
 pub use self::tokens::{NotGranted, Received, Renewed, SaidAgain, SetOfTokens};
 use crate::clock::Clock;
 use crate::config::value::{Scalar, SecretBytes};

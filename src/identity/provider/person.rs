@@ -45,7 +45,22 @@ pub enum NotAllowed {
         "the provider sent a link in place of the claim `{0}`, because the person is in too many groups"
     )]
     Overage(String),
+    /// With their roles, the cookies of a session would be too long.
+    #[error(
+        "{roles} roles make a Cookie header of {bytes} bytes, and {most} is the most: set `role_map`, which keeps only the roles that it names, or let the provider send fewer groups",
+        most = LONGEST_COOKIES
+    )]
+    TooManyRoles {
+        /// How many roles they have.
+        roles: usize,
+        /// How long the header would be.
+        bytes: usize,
+    },
 }
+
+/// The longest Cookie header of a person who is logged in, in bytes. Browsers drop a cookie above
+/// 4 KiB, and every request carries all of them.
+pub const LONGEST_COOKIES: usize = 2047;
 
 /// Omits who it is.
 impl std::fmt::Debug for Person {
@@ -205,6 +220,16 @@ fn roles(values: Vec<String>, settings: &ProviderSettings) -> Vec<String> {
         }
     }
     found.into_iter().collect()
+}
+
+impl Person {
+    /// The same person, who may not log in for this reason and has no roles: those that they have
+    /// cannot be known, or cannot be kept.
+    #[must_use]
+    pub fn refused(self, cause: NotAllowed) -> Self {
+        let roles = self.roles.map(|_| Vec::new());
+        Self { roles, first_roles: Vec::new(), allowed: Err(cause), ..self }
+    }
 }
 
 /// Whether an id of a provider can be kept: PostgreSQL has no text with NUL.

@@ -46,6 +46,7 @@ impl Identity {
             .await
             .map_err(|error| failed(provider, error))?;
         let Received { person, tokens } = received;
+        let person = self.weighed(provider, person, policy).await?;
         if let Err(cause) = &person.allowed {
             tracing::warn!(login = &*provider.settings().name, %cause, "a person may not log in");
             self.take_away(provider, &person, policy).await?;

@@ -3,6 +3,7 @@
 mod arrival;
 mod logout;
 pub mod recheck;
+mod weight;
 
 use serde::Deserialize;
 

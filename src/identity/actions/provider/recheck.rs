@@ -175,6 +175,7 @@ impl Identity {
         let SaidAgain { person, tokens } =
             provider.ask_again(renewed, &row.subject, &self.clock).await?;
         if let Some(person) = person {
+            let person = self.weighed(provider, person, policy).await?;
             match &person.allowed {
                 Ok(()) => self.bring_up_to_date(provider, &person, policy).await?,
                 Err(cause) => {
