@@ -288,6 +288,11 @@ impl Compiler<'_> {
             }
             found.push(text.get_ref().clone());
         }
+        if let Some(problem) = crate::identity::account::too_long(&found) {
+            let problem = Problem::error(roles.span(), problem.to_string());
+            self.error(problem.help("name fewer roles, or give them shorter names"));
+            return None;
+        }
         Some(found)
     }
 

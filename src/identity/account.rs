@@ -397,6 +397,26 @@ pub fn is_role(word: &str) -> bool {
         && !word.chars().any(|letter| letter.is_whitespace() || letter.is_control())
 }
 
+/// Why an account cannot have all of these roles: they are in its access tokens, which must fit into
+/// a cookie.
+pub fn too_long<'a>(roles: impl IntoIterator<Item = &'a String>) -> Option<TooManyRoles> {
+    let bytes: usize = roles.into_iter().map(|role| role.len() + 1).sum();
+    (bytes > LONGEST_ROLES).then_some(TooManyRoles { bytes })
+}
+
+/// The roles of an account are too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the roles have {bytes} bytes in all, and {most} is the most: tokens with more do not fit into a cookie",
+    most = LONGEST_ROLES
+)]
+pub struct TooManyRoles {
+    bytes: usize,
+}
+
+/// The longest roles of an account, each with its separator, in bytes.
+const LONGEST_ROLES: usize = 1024;
+
 /// Normalizes a display name. Returns `None` if it is empty.
 ///
 /// # Errors

@@ -94,6 +94,9 @@ pub enum LineProblem {
         "`{0}` is not a valid role: use 1 to 100 bytes without white space; separate roles in CSV by spaces"
     )]
     Role(String),
+    /// All roles together.
+    #[error("{0}")]
+    Roles(#[from] account::TooManyRoles),
     /// The name.
     #[error("{0}")]
     Name(#[from] account::NoName),
@@ -186,6 +189,9 @@ impl Written {
             if !roles.contains(&role) {
                 roles.push(role);
             }
+        }
+        if let Some(problem) = account::too_long(&roles) {
+            return Err(problem.into());
         }
         let name = account::name(&self.name.unwrap_or_default())?;
         Ok(NewAccount { email, name, password, roles, email_verified: true })

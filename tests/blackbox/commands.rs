@@ -398,6 +398,31 @@ async fn an_operator_creates_links_and_filters_the_list() {
     );
 }
 
+/// Tokens with all of them would not fit into a cookie, or be longer than the gateway accepts.
+#[tokio::test]
+async fn the_roles_of_an_account_fit_into_a_cookie() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    let names = |count: usize| (0..count).map(|at| format!("{at:0>63}")).collect::<Vec<_>>();
+    let set = |roles: &[String]| {
+        let mut arguments = vec!["user", "set-roles", "ann@example.com"];
+        arguments.extend(roles.iter().map(String::as_str));
+        portcullis(&gateway, &arguments, "")
+    };
+    let (code, _, error) = set(&names(16));
+    assert_eq!(code, 0, "{error}");
+    let access = gateway.login("ann@example.com").await.access;
+    assert_eq!(gateway.reaches(&access).await, 200);
+    assert!(access.len() < 4096 - 200, "{}", access.len());
+    let (code, _, error) = set(&names(17));
+    assert_eq!(code, 2, "{error}");
+    assert!(error.contains("the roles have 1088 bytes in all, and 1024 is the most"), "{error}");
+    let line = format!("email,password_hash,roles\nbob@example.com,,{}\n", names(17).join(" "));
+    let (code, _, error) = portcullis(&gateway, &["user", "import", "-"], &line);
+    assert_eq!(code, 1, "{error}");
+    assert!(error.contains("line 2: the roles have 1088 bytes in all"), "{error}");
+}
+
 #[tokio::test]
 async fn keys_are_rotated_while_the_gateway_runs() {
     let gateway = Gateway::start(&open("")).await;

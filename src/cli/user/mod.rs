@@ -363,7 +363,11 @@ fn checked(roles: &[String]) -> Result<Vec<String>, Failure> {
         return Err(Failure::Usage(format!("`{role}` is not a valid role: {why}")));
     }
     let mut seen = BTreeSet::new();
-    Ok(roles.iter().filter(|role| seen.insert(*role)).cloned().collect())
+    let roles: Vec<String> = roles.iter().filter(|role| seen.insert(*role)).cloned().collect();
+    match account::too_long(&roles) {
+        Some(problem) => Err(Failure::Usage(problem.to_string())),
+        None => Ok(roles),
+    }
 }
 
 fn describe_roles(roles: &str) -> String {
