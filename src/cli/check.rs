@@ -71,7 +71,7 @@ fn check_redis(snapshot: &Snapshot) -> Result<(), Failure> {
         match asked.map_err(away)? {
             None => print(&format!("Redis at {address}: ok\n")),
             Some(command) => Err(Failure::Other(format!(
-                "Redis at {address} does not send notifications of revoked keys, so they are read once a minute\n  help: run `{command}`, and set the same in its configuration"
+                "Redis at {address} does not send all notifications of revoked keys, so they are read once a minute\n  help: run `{command}`, and set the same in its configuration"
             ))),
         }
     })

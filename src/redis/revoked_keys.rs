@@ -225,7 +225,7 @@ impl Follower {
             tracing::warn!(
                 issuer = self.issuer,
                 command,
-                "Redis does not send notifications of revoked keys, so they are read once a minute; run this command, and set the same in its configuration"
+                "Redis does not send all notifications of revoked keys, so they are read once a minute; run this command, and set the same in its configuration"
             );
         }
     }
@@ -273,13 +273,22 @@ async fn notifications(connection: &mut MultiplexedConnection) -> RedisResult<St
     Ok(settings.remove(SETTING).unwrap_or_default())
 }
 
-/// The command that adds what these flags lack: notifications by key, of commands for every type
-/// (`g`), of texts (`$`), and of expired and evicted keys.
+/// The command that adds what these flags lack: notifications by key, of every class of events that
+/// can make or remove a key, whatever its type. The server shows all classes as `A`.
 fn missing(flags: &str) -> Option<String> {
-    let has = |flag| flags.contains(flag) || flag != 'K' && flags.contains('A');
-    let added: String = ['K', 'g', '$', 'x', 'e'].into_iter().filter(|flag| !has(*flag)).collect();
-    (!added.is_empty()).then(|| format!("CONFIG SET {SETTING} '{flags}{added}'"))
+    let has_all = flags.contains('A') || CLASSES.chars().all(|class| flags.contains(class));
+    let added = match (flags.contains('K'), has_all) {
+        (true, true) => return None,
+        (true, false) => "A",
+        (false, true) => "K",
+        (false, false) => "KA",
+    };
+    Some(format!("CONFIG SET {SETTING} '{flags}{added}'"))
 }
+
+/// Commands for every type, texts, lists, sets, hashes, sorted sets, streams, and expired and evicted
+/// keys. The application chooses the type: only whether the key exists counts.
+const CLASSES: &str = "g$lshztxe";
 
 const SETTING: &str = "notify-keyspace-events";
 
@@ -303,11 +312,15 @@ mod tests {
     #[test]
     fn the_command_adds_what_is_missing() {
         for (flags, command) in [
-            ("", Some("CONFIG SET notify-keyspace-events 'Kg$xe'")),
-            ("xE", Some("CONFIG SET notify-keyspace-events 'xEKg$e'")),
+            ("", Some("CONFIG SET notify-keyspace-events 'KA'")),
+            ("xE", Some("CONFIG SET notify-keyspace-events 'xEKA'")),
             ("AE", Some("CONFIG SET notify-keyspace-events 'AEK'")),
+            ("g$xeK", Some("CONFIG SET notify-keyspace-events 'g$xeKA'")),
+            ("g$lshzxeK", Some("CONFIG SET notify-keyspace-events 'g$lshzxeKA'")),
             ("AK", None),
-            ("Kg$xe", None),
+            ("AKE", None),
+            ("AKEm", None),
+            ("g$lshztxeK", None),
         ] {
             assert_eq!(missing(flags).as_deref(), command, "{flags}");
         }

@@ -206,7 +206,7 @@ async fn the_documented_rights_are_enough_over_tls() {
         "--tls-auth-clients",
         "no",
         "--notify-keyspace-events",
-        "Kg$xe",
+        "KA",
     ]) else {
         return;
     };
