@@ -11,6 +11,7 @@ use super::{Failure, print};
 use crate::clock::Clock;
 use crate::config::value::{CreateFiles, SecretBytes};
 use crate::process;
+use crate::redis::{Redis, RedisSettings};
 use crate::store::{CopyError, Database, Postgres, Store, StoreSettings, StoreStatus, copy};
 use crate::telemetry::metrics::Metrics;
 
@@ -97,7 +98,8 @@ fn settings(url: &str, permits_unverified: bool) -> Result<StoreSettings, Failur
 async fn status(path: &Path, json: bool) -> Result<(), Failure> {
     let compiled =
         process::compile(path, None, CreateFiles::No, &Metrics::new(), &Clock::system())?;
-    let settings = compiled.snapshot.start.store.ok_or_else(|| {
+    let start = compiled.snapshot.start;
+    let settings = start.store.ok_or_else(|| {
         Failure::Other("this file has no [store] and no [identity]: nothing is stored".to_owned())
     })?;
     let database = settings.database.to_string();
@@ -105,30 +107,95 @@ async fn status(path: &Path, json: bool) -> Result<(), Failure> {
         return Err(Failure::Other(format!("there is no database {database} yet")));
     };
     let status = store.status(&settings).await?;
+    let redis = match &start.redis {
+        Some(settings) => Some(ask_redis(settings, &store).await?),
+        None => None,
+    };
     store.close().await;
     if json {
-        return print(&format!("{:#}\n", as_json(&database, &status)));
+        return print(&format!("{:#}\n", as_json(&database, &status, redis.as_ref())));
     }
     let kind = if status.is_shared { "PostgreSQL" } else { "SQLite" };
     let seen = match status.silence {
         Some(seconds) => format!(", the last one {seconds} s ago"),
         None => String::new(),
     };
+    let (server, sessions) = match &redis {
+        None => (String::new(), format!("{} open", status.sessions)),
+        Some(redis) => (redis.row(), redis.sessions(&status)),
+    };
     print(&format!(
-        "database      {database} ({kind})\nschema        step {}\ngateways      {} running{seen}; {} have not read the last revocation\n\
-         accounts      {}\nsessions      {} open\nrevocations   {}, the last with number {}\nsigning keys  {}\n",
+        "database      {database} ({kind})\n{server}schema        step {}\ngateways      {} running{seen}; {} have not read the last revocation\n\
+         accounts      {}\nsessions      {sessions}\nrevocations   {}, the last with number {}\nsigning keys  {}\n",
         status.schema,
         status.gateways,
         status.behind,
         status.accounts,
-        status.sessions,
         status.revocations,
         status.last_revocation,
         status.signing_keys,
     ))
 }
 
-fn as_json(database: &str, status: &StoreStatus) -> serde_json::Value {
+/// The Redis of the file, as far as it answers.
+struct InRedis {
+    address: String,
+    /// Why it cannot be used.
+    problem: Option<String>,
+    /// Whether the sessions are there.
+    holds_sessions: bool,
+    /// How many are open there. `None`: that is not known.
+    open: Option<usize>,
+}
+
+async fn ask_redis(settings: &RedisSettings, store: &Store) -> Result<InRedis, Failure> {
+    crate::token::install_crypto();
+    let mut asked = InRedis {
+        address: settings.address().to_owned(),
+        problem: None,
+        holds_sessions: settings.holds_sessions(),
+        open: None,
+    };
+    let Some(redis) = Redis::start(settings, &Clock::system(), &Metrics::new()) else {
+        return Ok(asked);
+    };
+    if let Err(away) = redis.connect_once().await {
+        asked.problem = Some(away.to_string());
+    } else if asked.holds_sessions {
+        match redis.open_sessions().await {
+            Ok(sessions) => {
+                let current = store.generations().await?;
+                let is_open = |(account, generation): &&(String, i64)| {
+                    current.get(account) == Some(generation)
+                };
+                asked.open = Some(sessions.iter().filter(is_open).count());
+            }
+            Err(away) => asked.problem = Some(away.to_string()),
+        }
+    }
+    Ok(asked)
+}
+
+impl InRedis {
+    fn row(&self) -> String {
+        let state = match &self.problem {
+            None => "answers".to_owned(),
+            Some(problem) => problem.clone(),
+        };
+        format!("redis         {} ({state})\n", self.address)
+    }
+
+    fn sessions(&self, status: &StoreStatus) -> String {
+        match (self.holds_sessions, self.open) {
+            (false, _) => format!("{} open, in the database", status.sessions),
+            (true, Some(open)) => format!("{open} open, in Redis"),
+            (true, None) => "in Redis, which cannot be asked".to_owned(),
+        }
+    }
+}
+
+fn as_json(database: &str, status: &StoreStatus, redis: Option<&InRedis>) -> serde_json::Value {
+    let in_redis = redis.filter(|redis| redis.holds_sessions);
     json!({
         "database": database,
         "kind": if status.is_shared { "postgresql" } else { "sqlite" },
@@ -137,7 +204,9 @@ fn as_json(database: &str, status: &StoreStatus) -> serde_json::Value {
         "replicas_behind": status.behind,
         "lag_seconds": status.silence,
         "accounts": status.accounts,
-        "sessions": status.sessions,
+        "sessions": in_redis.map_or(json!(status.sessions), |redis| json!(redis.open)),
+        "sessions_in": if in_redis.is_some() { "redis" } else { "database" },
+        "redis": redis.map(|redis| json!({ "address": redis.address, "problem": redis.problem })),
         "revocations": status.revocations,
         "last_revocation": status.last_revocation,
         "signing_keys": status.signing_keys,

@@ -115,6 +115,14 @@ impl Redis {
     }
 
     /// See the build with the feature.
+    ///
+    /// # Errors
+    /// See the build with the feature.
+    pub async fn open_sessions(&self) -> Result<Vec<(String, i64)>, SessionsAway> {
+        match self.0 {}
+    }
+
+    /// See the build with the feature.
     pub fn announce(&self) {
         match self.0 {}
     }

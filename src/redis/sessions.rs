@@ -120,6 +120,43 @@ impl Redis {
         Ok(ids.iter().zip(all).filter_map(|(id, fields)| parse(id, &fields)).collect())
     }
 
+    /// The account and the generation of each session that has not ended, for a command.
+    ///
+    /// # Errors
+    /// The server cannot be asked.
+    pub async fn open_sessions(&self) -> Result<Vec<(String, i64)>, SessionsAway> {
+        // SCAN may name a key twice.
+        let (mut open, mut cursor) = (HashMap::new(), 0_u64);
+        loop {
+            let (next, keys): (u64, Vec<String>) = self
+                .ask(async |connection| {
+                    let mut scan = redis::cmd("SCAN");
+                    scan.arg(cursor).arg("MATCH").arg(key("*")).arg("COUNT").arg(SCANNED_AT_ONCE);
+                    scan.query_async(connection).await
+                })
+                .await?;
+            if !keys.is_empty() {
+                let all: Vec<(Option<String>, Option<i64>, Option<i64>)> = self
+                    .ask(async |connection| {
+                        let mut pipe = redis::pipe();
+                        for key in &keys {
+                            pipe.cmd("HMGET").arg(key).arg(&["account", "generation", "ended"]);
+                        }
+                        pipe.query_async(connection).await
+                    })
+                    .await?;
+                open.extend(keys.into_iter().zip(all).filter_map(|(key, fields)| match fields {
+                    (Some(account), Some(generation), None) => Some((key, (account, generation))),
+                    _ => None,
+                }));
+            }
+            cursor = next;
+            if cursor == 0 {
+                return Ok(open.into_values().collect());
+            }
+        }
+    }
+
     /// Connects once, for a command, which has no task that stays connected.
     ///
     /// # Errors
@@ -184,6 +221,8 @@ fn millis(time: Duration) -> u64 {
 }
 
 const MOST_LISTED: usize = 1000;
+
+const SCANNED_AT_ONCE: usize = 500;
 
 /// KEYS: the session, the index of its account. ARGV: its id, how long it lasts in milliseconds,
 /// when it began, then fields and values.

@@ -1,5 +1,7 @@
 //! What an operator asks about a store.
 
+use std::collections::HashMap;
+
 use super::{Store, StoreError, StoreSettings};
 
 /// What is in a store, and who uses it.
@@ -18,7 +20,7 @@ pub struct StoreStatus {
     pub silence: Option<i64>,
     /// The number of accounts.
     pub accounts: i64,
-    /// The number of sessions that have not ended. Some of them may have expired.
+    /// The number of sessions in it that have not ended. Some of them may have expired.
     pub sessions: i64,
     /// The number of revocations.
     pub revocations: i64,
@@ -52,7 +54,16 @@ impl Store {
             signing_keys,
         })
     }
+
+    /// The generation of each account that is not disabled: sessions of others have ended, wherever
+    /// they are.
+    pub async fn generations(&self) -> Result<HashMap<String, i64>, StoreError> {
+        let rows: Vec<(String, i64)> = self.connections.all(sqlx::query_as(GENERATIONS)).await?;
+        Ok(rows.into_iter().collect())
+    }
 }
+
+const GENERATIONS: &str = "SELECT id, generation FROM accounts WHERE disabled = 0";
 
 const PEOPLE: &str = "SELECT (SELECT MAX(version) FROM _sqlx_migrations), (SELECT COUNT(*) FROM accounts), \
     (SELECT COUNT(*) FROM sessions WHERE ended_at IS NULL AND generation = \

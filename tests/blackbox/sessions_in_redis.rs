@@ -151,8 +151,10 @@ async fn an_account_that_changes_ends_its_sessions() {
     one.register(ANN).await;
     for change in [&["user", "end-sessions", ANN][..], &["user", "disable", ANN]] {
         let tokens = other.login(ANN).await;
+        assert_eq!(status(&one).await["sessions"], 1);
         let (code, _, errors) = one.command(change).await;
         assert_eq!(code, 0, "{errors}");
+        assert_eq!(status(&one).await["sessions"], 0, "{change:?}");
         for gateway in [&one, &other] {
             dies(gateway, &tokens.access).await;
             gateway.refresh(&tokens.refresh).await.is(401, "invalid_grant");
@@ -166,6 +168,40 @@ async fn an_account_that_changes_ends_its_sessions() {
     let next = Tokens::of(&other.refresh(&tokens.refresh).await);
     let again = Tokens::of(&one.refresh(&tokens.refresh).await);
     assert_eq!(next.refresh, again.refresh, "a repeated token gets the same successor");
+}
+
+async fn status(gateway: &Gateway) -> serde_json::Value {
+    let (code, output, errors) = gateway.command(&["store", "status", "--json"]).await;
+    assert_eq!(code, 0, "{errors}");
+    serde_json::from_str(&output).unwrap()
+}
+
+/// Sessions are counted where they are.
+#[tokio::test]
+async fn the_status_names_redis_and_counts_its_sessions() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let (one, other) = gateways(&redis).await;
+    one.register(ANN).await;
+    one.login(ANN).await;
+    let ended = other.login(ANN).await;
+    let logout = json!({ "refresh_token": ended.refresh });
+    assert_eq!(other.post("/auth/logout", &logout).send().await.status, 204);
+    let address = format!("127.0.0.1:{}", redis.port());
+    let shown = status(&one).await;
+    assert_eq!(
+        (&shown["sessions"], &shown["sessions_in"], &shown["redis"]),
+        (&json!(1), &json!("redis"), &json!({ "address": address, "problem": null })),
+        "{shown}"
+    );
+    let (_, output, _) = one.command(&["store", "status"]).await;
+    assert!(output.contains(&format!("\nredis         {address} (answers)\n")), "{output}");
+    assert!(output.contains("\nsessions      1 open, in Redis\n"), "{output}");
+    redis.signal("STOP");
+    let shown = status(&one).await;
+    let (_, output, _) = one.command(&["store", "status"]).await;
+    redis.signal("CONT");
+    assert!(shown["sessions"].is_null() && shown["redis"]["problem"].is_string(), "{shown}");
+    assert!(output.contains("\nsessions      in Redis, which cannot be asked\n"), "{output}");
 }
 
 /// Makes the user `gateway`.
