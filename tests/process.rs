@@ -2112,6 +2112,10 @@ fn a_literal_secret_is_refused_and_never_shown() {
             ),
         ),
         (
+            "in the URL of Redis",
+            format!("{}\n[store]\nredis = \"redis://:{SECRET}@127.0.0.1:6379\"\n", with_protected("")),
+        ),
+        (
             "in an upstream's URL",
             with_protected("").replace(
                 "builtin = \"echo\"",
@@ -2140,6 +2144,37 @@ fn a_literal_secret_is_refused_and_never_shown() {
             "a secret {what}: {explained:?}"
         );
     }
+}
+
+/// The URL of a server may be in the file, its password may not.
+#[test]
+fn a_password_in_the_url_of_a_store_is_refused() {
+    let with = |lines: &str| format!("{}\n[store]\n{lines}\n", with_protected(""));
+    assert_snapshot!(rejected(&with("redis = \"redis://:hunter2@127.0.0.1:6379\"")), @r#"
+    error: the URL has a password, and is in the configuration file
+      --> gateway.toml:16:9
+       |
+    16 | redis = "redis://:*******@127.0.0.1:6379"
+       |         ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+       |
+       = help: write `{ env = "REDIS_URL" }` or `{ file = "path" }`; to keep it here, set `insecure_inline_secret = true` in this section
+
+    error: gateway.toml: 1 problem
+    "#);
+    for url in [
+        "postgres://me:hunter2@127.0.0.1/app",
+        "postgres://me@127.0.0.1/app?password=hunter2",
+    ] {
+        let database = format!("database = \"{url}\"");
+        let refused = rejected(&with(&database));
+        assert!(refused.contains("{ env = \"DATABASE_URL\" }"), "{refused}");
+        let permitted = with(&format!("{database}\ninsecure_inline_secret = true"));
+        let output = Folder::with(&permitted).run(&["check"]).ok();
+        let listed = "store.insecure_inline_secret: a password is in the configuration file";
+        assert_eq!(output.matches(listed).count(), 1, "{output}");
+    }
+    let without = with("redis = \"redis://127.0.0.1:6379\"\ndatabase = \"postgres://me@127.0.0.1/app\"");
+    Folder::with(&without).run(&["check"]).ok();
 }
 
 #[test]

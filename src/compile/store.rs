@@ -113,6 +113,7 @@ impl Compiler<'_> {
         };
         let read = self.read_secret(written, Inline::Permitted)?;
         let url = std::str::from_utf8(read.expose()).unwrap_or_default();
+        self.check_inline_password(written, url, "REDIS_URL")?;
         match RedisSettings::parse(url) {
             Ok(settings) => Some(Some(settings.with_sessions(in_redis?))),
             Err(error) => {
@@ -166,6 +167,32 @@ impl Compiler<'_> {
         None
     }
 
+    /// A URL in the file itself must not have a password. `None`: it has one, which is reported.
+    fn check_inline_password(
+        &mut self,
+        written: &Spanned<SecretRef>,
+        url: &str,
+        variable: &str,
+    ) -> Option<()> {
+        if !written.get_ref().is_inline() || !has_password(url) {
+            return Some(());
+        }
+        let section = self.file.store.as_ref().map(Spanned::get_ref);
+        if section.is_some_and(|section| section.insecure_inline_secret) {
+            let weakened =
+                "store.insecure_inline_secret: a password is in the configuration file".to_owned();
+            if !self.weakened.contains(&weakened) {
+                self.weakened.push(weakened);
+            }
+            return Some(());
+        }
+        let problem = Problem::error(written.span(), "the URL has a password, and is in the configuration file");
+        self.error(problem.help(format!(
+            "write `{{ env = \"{variable}\" }}` or `{{ file = \"path\" }}`; to keep it here, set `insecure_inline_secret = true` in this section"
+        )));
+        None
+    }
+
     fn postgres(
         &mut self,
         url: &str,
@@ -174,13 +201,12 @@ impl Compiler<'_> {
     ) -> Option<Database> {
         let caches_statements = section.statement_cache.unwrap_or(true);
         let permits_unverified = section.insecure_database_tls;
-        if written.get_ref().is_inline() && has_password(url) {
-            let problem = "the password of the database is in the configuration file";
-            let help = "write `database = { env = \"DATABASE_URL\" }`, or name a file";
-            self.problems.push(Problem::warning(written.span(), problem).help(help));
-        }
+        self.check_inline_password(written, url, "DATABASE_URL")?;
         if permits_unverified {
-            self.weakened.push("[store] insecure_database_tls".to_owned());
+            self.weakened.push(
+                "store.insecure_database_tls: who can redirect the connection to the database can read and change every account"
+                    .to_owned(),
+            );
         }
         match Postgres::parse(url, caches_statements, permits_unverified) {
             Ok(database) => {

@@ -252,6 +252,8 @@ pub struct Store {
     /// Connect to PostgreSQL on another machine without checking its certificate
     /// (`sslmode=verify-full`).
     pub insecure_database_tls: bool,
+    /// Accept a password in `database` or `redis` that is written in the configuration file itself.
+    pub insecure_inline_secret: bool,
     /// Keep prepared statements on connections to PostgreSQL. False behind a pooler in transaction
     /// mode, such as PgBouncer before 1.21. Default true. Read at start.
     pub statement_cache: Option<bool>,

@@ -248,7 +248,7 @@ async fn the_documented_rights_are_enough_over_tls() {
     };
     run_commands_of_the_guide(&redis);
     let config = open(&format!(
-        "[store]\nredis = 'rediss://gateway:PASSWORD@localhost:{port}'\nsessions = 'redis'\n[issuer.corp]\n\
+        "[store]\nredis = 'rediss://gateway:PASSWORD@localhost:{port}'\ninsecure_inline_secret = true\nsessions = 'redis'\n[issuer.corp]\n\
          issuer = 'https://login.test/corp'\naudience = ['reports']\nalgorithms = ['HS256']\nsecret = {{ file = 'corp.secret' }}\n\
          revoked_keys = 'bl_{{jti}}'"
     ));
