@@ -28,7 +28,7 @@ use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
 use governor::{Quota, RateLimiter};
 
-pub use self::live::LiveGateways;
+pub use self::live::{LiveGateways, Place};
 pub use self::shared::{Budget, Returned, SharedStore, Unavailable, Verdict};
 use self::shared::{Elsewhere, Sharing};
 use self::store::{Asked, Key, Store};

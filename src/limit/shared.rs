@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{
-    Cell, Count, Counters, Exceeded, GROUP, Key, Limit, Shares, emission_interval, of_group,
+    Cell, Count, Counters, Exceeded, GROUP, Key, Limit, Place, Shares, emission_interval, of_group,
 };
 
 /// A store that counts for several gateways.
@@ -33,8 +33,8 @@ pub trait SharedStore: fmt::Debug + Send + Sync {
     /// Whether it can be asked at present.
     fn is_available(&self) -> bool;
 
-    /// The number of gateways that use it, this one included, as last known.
-    fn gateways(&self) -> NonZeroU32;
+    /// The place of this gateway among those that use it, as last known.
+    fn place(&self) -> Place;
 }
 
 /// One budget in a store: the parameters of GCRA, and the name of its counter.
@@ -94,9 +94,10 @@ pub(super) struct Sharing {
 /// This gateway's part of the budgets, while the store cannot be asked.
 #[derive(Debug)]
 pub(super) struct Part {
-    /// By how many the budgets are divided.
-    gateways: NonZeroU32,
-    counters: Counters,
+    /// Among how many the budgets are divided.
+    place: Place,
+    /// `None`: nothing is left for this gateway.
+    counters: Option<Counters>,
 }
 
 impl Sharing {
@@ -147,44 +148,56 @@ impl Sharing {
     pub(super) fn give_back(&self, elsewhere: Elsewhere) {
         match elsewhere {
             Elsewhere::Shared(returned) => self.store.give_back(returned),
-            Elsewhere::Part(part, shares) => part.counters.give_back(&shares),
+            Elsewhere::Part(part, shares) => {
+                if let Some(counters) = &part.counters {
+                    counters.give_back(&shares);
+                }
+            }
         }
     }
 
     pub(super) fn prune(&self) {
         let part = self.part.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(part) = part {
-            part.counters.prune();
+        if let Some(counters) = part.as_ref().and_then(|part| part.counters.as_ref()) {
+            counters.prune();
         }
     }
 
     fn take_part(&self, limit: &Limit, shares: &Shares) -> Result<Elsewhere, Exceeded> {
         let part = self.current_part(limit);
+        let Some(counters) = &part.counters else {
+            return Err(Exceeded { retry_after: emission_interval(&limit.settings) });
+        };
         let groups = shares.groups.iter().map(|share| share.key);
-        let taken = part.counters.take(shares.key.key, groups)?;
+        let taken = counters.take(shares.key.key, groups)?;
         Ok(Elsewhere::Part(part, taken))
     }
 
     /// The counters of this gateway's part. They outlive an outage, so that a store that comes and
     /// goes does not give fresh budgets.
     fn current_part(&self, limit: &Limit) -> Arc<Part> {
-        let gateways = self.store.gateways();
+        let place = self.store.place();
         let mut part = self.part.lock().unwrap_or_else(PoisonError::into_inner);
         match &*part {
-            Some(part) if part.gateways == gateways => Arc::clone(part),
-            _ => Arc::clone(part.insert(Arc::new(Part::new(limit, gateways)))),
+            Some(part) if part.place == place => Arc::clone(part),
+            _ => Arc::clone(part.insert(Arc::new(Part::new(limit, place)))),
         }
     }
 }
 
 impl Part {
-    /// The rate is divided exactly. The burst is rounded down, but a gateway without any burst
-    /// could let nobody in.
-    fn new(limit: &Limit, gateways: NonZeroU32) -> Self {
-        let interval = emission_interval(&limit.settings).saturating_mul(gateways.get());
-        let burst = NonZeroU32::new(limit.settings.requests.get() / gateways);
-        let (burst, most) = (burst.unwrap_or(NonZeroU32::MIN), limit.settings.max_clients);
-        Self { gateways, counters: Counters::new(interval, burst, most, &limit.timer) }
+    /// The rate is divided exactly, and the burst is rounded down. Of a budget with fewer requests
+    /// than there are gateways, the first ones grant one request each, and the others none: together
+    /// never more than the budget.
+    fn new(limit: &Limit, place: Place) -> Self {
+        let requests = limit.settings.requests;
+        let granting = place.gateways.min(requests);
+        let interval = emission_interval(&limit.settings).saturating_mul(granting.get());
+        let burst = NonZeroU32::new(requests.get() / granting).unwrap_or(NonZeroU32::MIN);
+        let grants = place.gateways <= requests || place.rank < granting.get();
+        let most = limit.settings.max_clients;
+        let counters = grants.then(|| Counters::new(interval, burst, most, &limit.timer));
+        Self { place, counters }
     }
 }
 
@@ -344,8 +357,33 @@ mod tests {
             !self.is_away.load(Ordering::Relaxed)
         }
 
-        fn gateways(&self) -> NonZeroU32 {
-            NonZeroU32::new(2).unwrap()
+        fn place(&self) -> Place {
+            Place::ALONE
+        }
+    }
+
+    /// A gateway of two that use the same store.
+    #[derive(Debug)]
+    struct OneOfTwo(Arc<InMemory>, u32);
+
+    impl SharedStore for OneOfTwo {
+        fn take<'a>(
+            &'a self,
+            budgets: &'a [Budget],
+        ) -> Pin<Box<dyn Future<Output = Result<Verdict, Unavailable>> + Send + 'a>> {
+            self.0.take(budgets)
+        }
+
+        fn give_back(&self, returned: Vec<Returned>) {
+            self.0.give_back(returned);
+        }
+
+        fn is_available(&self) -> bool {
+            self.0.is_available()
+        }
+
+        fn place(&self) -> Place {
+            Place { gateways: NonZeroU32::new(2).unwrap(), rank: self.1 }
         }
     }
 
@@ -362,8 +400,8 @@ mod tests {
             max_clients: 10_000,
         };
         let (store, clock) = (Arc::new(InMemory::default()), FakeRelativeClock::default());
-        let shared: Arc<dyn SharedStore> = store.clone();
-        let limits = [(), ()].map(|()| {
+        let limits = [0, 1].map(|rank| {
+            let shared: Arc<dyn SharedStore> = Arc::new(OneOfTwo(store.clone(), rank));
             let limit = Limit::with_clock("test", settings.clone(), clock.clone());
             limit.share(&shared);
             limit
@@ -446,14 +484,40 @@ mod tests {
         assert_eq!(passed(&one, "192.0.2.2", 9).await, 0);
     }
 
+    /// One request for two gateways: the first one grants it, at the whole rate.
     #[tokio::test]
-    async fn a_small_budget_still_lets_someone_in() {
-        let ([one, _], store, clock) = gateways(1, Count::All);
+    async fn a_small_budget_is_granted_by_the_first_gateways() {
+        let ([one, other], store, clock) = gateways(1, Count::All);
         store.is_away.store(true, Ordering::Relaxed);
+        for ip in ["192.0.2.1", "192.0.2.2"] {
+            assert_eq!((passed(&one, ip, 9).await, passed(&other, ip, 9).await), (1, 0), "{ip}");
+        }
+        let refused = take(&other, "192.0.2.1").await.unwrap_err();
+        assert_eq!(refused.retry_after_seconds(), 1);
+        clock.advance(Duration::from_millis(999));
+        assert_eq!(passed(&one, "192.0.2.1", 9).await, 0);
+        clock.advance(Duration::from_millis(1));
         assert_eq!(passed(&one, "192.0.2.1", 9).await, 1);
-        clock.advance(Duration::from_secs(1));
-        assert_eq!(passed(&one, "192.0.2.1", 9).await, 0, "at half the rate");
-        clock.advance(Duration::from_secs(1));
-        assert_eq!(passed(&one, "192.0.2.1", 9).await, 1);
+        store.is_away.store(false, Ordering::Relaxed);
+        assert_eq!(passed(&other, "192.0.2.3", 9).await, 1, "the store counts again");
+    }
+
+    /// Never more than the budget, whatever the number of gateways.
+    #[test]
+    fn the_parts_of_all_gateways_are_not_more_than_the_budget() {
+        for requests in [1, 2, 3, 5, 8, 100] {
+            let ([limit, _], ..) = gateways(requests, Count::All);
+            for count in [1, 2, 3, 4, 7, 20] {
+                let gateways = NonZeroU32::new(count).unwrap();
+                let key = Key::V4([192, 0, 2, 1]);
+                let granted: usize = (0..count)
+                    .filter_map(|rank| Part::new(&limit, Place { gateways, rank }).counters)
+                    .map(|part| (0..200).take_while(|_| part.take(key, []).is_ok()).count())
+                    .sum();
+                let what = format!("{requests} requests, {count} gateways: {granted}");
+                assert!(granted <= requests as usize, "{what}");
+                assert!(granted + count as usize > requests as usize, "{what}");
+            }
+        }
     }
 }

@@ -1,14 +1,13 @@
 //! A build without the cargo feature `redis`: no file can configure it, so there is never one.
 
 use std::convert::Infallible;
-use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{RedisSettings, SessionUse, SessionsAway, StoredSession};
 use crate::clock::Clock;
-use crate::limit::{Budget, LiveGateways, Returned, SharedStore, Unavailable, Verdict};
+use crate::limit::{Budget, LiveGateways, Place, Returned, SharedStore, Unavailable, Verdict};
 use crate::telemetry::metrics::Metrics;
 use crate::token::RevokedKeys;
 
@@ -154,7 +153,7 @@ impl SharedStore for Redis {
         match self.0 {}
     }
 
-    fn gateways(&self) -> NonZeroU32 {
+    fn place(&self) -> Place {
         match self.0 {}
     }
 }

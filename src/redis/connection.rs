@@ -23,7 +23,7 @@ use super::RedisSettings;
 use super::limits::{NEVER, Scripts};
 use super::sessions::SessionScripts;
 use crate::clock::Clock;
-use crate::limit::LiveGateways;
+use crate::limit::{LiveGateways, Place};
 use crate::telemetry::metrics::Metrics;
 
 /// The Redis of this process.
@@ -211,10 +211,11 @@ impl Redis {
         }
     }
 
-    /// The number of gateways that use the server, as last known.
-    pub(super) fn known_gateways(&self) -> NonZeroU32 {
+    /// The place of this gateway among those that use the server, as last known.
+    pub(super) fn known_place(&self) -> Place {
         let replicas = self.replicas.get().and_then(|replicas| replicas.known());
-        self.gateways.known().max(replicas).unwrap_or(UNCOUNTED)
+        let counted = [self.gateways.known(), replicas].into_iter().flatten();
+        counted.max_by_key(|place| place.gateways).unwrap_or(UNCOUNTED)
     }
 
     /// When this gateway stops waiting for the answer to a question that is asked now: the time on the
@@ -291,9 +292,9 @@ impl Redis {
             let mut counting = self.scripts.beat.key(GATEWAYS);
             let counting = counting.arg(&self.id).arg(PATIENCE.as_secs());
             let asked = millis(self.clock.running());
-            let (gateways, seconds, micros): (u32, u64, u64) =
+            let (gateways, rank, seconds, micros): (u32, u32, u64, u64) =
                 counting.invoke_async(connection).await?;
-            self.gateways.note(gateways);
+            self.gateways.note(gateways, rank);
             // Rather too far ahead, by what the question took.
             let ahead = (seconds * 1000 + micros / 1000).saturating_sub(asked);
             self.ahead.store(ahead, Ordering::Relaxed);
@@ -382,8 +383,9 @@ const REPLY_TIMEOUT: Duration = Duration::from_millis(100);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The number of gateways to expect where nothing has counted them yet. Each grants its part only.
-const UNCOUNTED: NonZeroU32 = NonZeroU32::new(10).expect("ten is not zero");
+/// The number of gateways to expect where nothing has counted them yet. Each grants its part only,
+/// and one request of a smaller budget: without an order among them, none could let anybody in.
+const UNCOUNTED: Place = Place { gateways: NonZeroU32::new(10).expect("ten is not zero"), rank: 0 };
 
 /// The pause before the next attempt to connect.
 const RETRY: Duration = Duration::from_millis(250);

@@ -1,6 +1,5 @@
 //! Budgets of shared limits: GCRA in one script, on the server's clock.
 
-use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, Script};
 
 use super::Redis;
-use crate::limit::{Budget, Returned, SharedStore, Unavailable, Verdict};
+use crate::limit::{Budget, Place, Returned, SharedStore, Unavailable, Verdict};
 
 /// The scripts, with their digests.
 pub(super) struct Scripts {
@@ -93,8 +92,8 @@ impl SharedStore for Redis {
         self.current().is_some()
     }
 
-    fn gateways(&self) -> NonZeroU32 {
-        self.known_gateways()
+    fn place(&self) -> Place {
+        self.known_place()
     }
 }
 
@@ -117,7 +116,11 @@ local now = tonumber(time[1])
 redis.call('ZADD', KEYS[1], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[2]))
 redis.call('EXPIRE', KEYS[1], 3600)
-return {redis.call('ZCARD', KEYS[1]), tonumber(time[1]), tonumber(time[2])}
+local gateways, before = redis.call('ZRANGE', KEYS[1], 0, -1), 0
+for _, id in ipairs(gateways) do
+  if id < ARGV[1] then before = before + 1 end
+end
+return {#gateways, before, tonumber(time[1]), tonumber(time[2])}
 ";
 
 /// Times are seconds and nanoseconds, because a double holds nanoseconds since 1970 only to within
@@ -187,6 +190,7 @@ return 1
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
     use governor::clock::FakeRelativeClock;
     use proptest::prelude::*;
 
@@ -322,16 +326,16 @@ mod tests {
         let client = redis::Client::open(server.url()).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();
         let scripts = Scripts::new();
-        for (id, count) in [("a", 1), ("b", 2), ("a", 2)] {
+        for (id, place) in [("b", (1, 0)), ("a", (2, 0)), ("b", (2, 1))] {
             let mut beat = scripts.beat.key("gateways");
             let counted = beat.arg(id).arg(10).invoke_async(&mut connection).await;
-            let (counted, ..): (u32, u64, u64) = counted.unwrap();
-            assert_eq!(counted, count);
+            let (counted, rank, ..): (u32, u32, u64, u64) = counted.unwrap();
+            assert_eq!((counted, rank), place);
         }
-        server.run(&["ZADD", "gateways", "1", "b"]);
+        server.run(&["ZADD", "gateways", "1", "a"]);
         let mut beat = scripts.beat.key("gateways");
-        let counted = beat.arg("a").arg(10).invoke_async(&mut connection).await;
-        let (counted, ..): (u32, u64, u64) = counted.unwrap();
-        assert_eq!(counted, 1);
+        let counted = beat.arg("b").arg(10).invoke_async(&mut connection).await;
+        let (counted, rank, ..): (u32, u32, u64, u64) = counted.unwrap();
+        assert_eq!((counted, rank), (1, 0));
     }
 }

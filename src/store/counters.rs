@@ -4,7 +4,6 @@
 //! These rows have no order among writers, and need not survive a crash of the server: nothing waits
 //! for other writers, or for the disk.
 
-use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 use super::{Store, StoreError};
-use crate::limit::{Budget, Returned, SharedStore, Unavailable, Verdict};
+use crate::limit::{Budget, Place, Returned, SharedStore, Unavailable, Verdict};
 
 /// The budgets in a PostgreSQL store.
 #[derive(Debug)]
@@ -101,8 +100,8 @@ impl SharedStore for SharedCounters {
         self.store.answers() && self.away_until.load(Ordering::Relaxed) == 0
     }
 
-    fn gateways(&self) -> NonZeroU32 {
-        self.store.known_replicas()
+    fn place(&self) -> Place {
+        self.store.live_replicas().known().unwrap_or(Place::ALONE)
     }
 }
 
@@ -175,6 +174,7 @@ const PRUNE: &str = "WITH gone AS (DELETE FROM limit_counters WHERE tat < \
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
     use governor::clock::FakeRelativeClock;
     use proptest::prelude::*;
     use proptest::strategy::ValueTree;

@@ -5,7 +5,6 @@
 //! least once a second: its own heartbeat is among it. The times are those of the database, whose
 //! clock is the only one that all replicas share.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -65,12 +64,8 @@ impl Store {
         self.replica.get().map(String::as_str)
     }
 
-    /// How many replicas were seen in the last ten seconds, as last read, but at least one.
-    pub fn known_replicas(&self) -> NonZeroU32 {
-        self.known_replicas.known().unwrap_or(NonZeroU32::MIN)
-    }
-
-    /// The same number, shared with the limits in Redis.
+    /// How many replicas were seen in the last ten seconds, as last read, for limits here and in
+    /// Redis.
     pub fn live_replicas(&self) -> &Arc<LiveGateways> {
         &self.known_replicas
     }
@@ -104,9 +99,12 @@ impl Store {
 
     /// Reads how many replicas were seen in the last ten seconds.
     pub(super) async fn count_replicas(&self) -> Result<u32, StoreError> {
-        let (count,): (i64,) = self.connections.one(sqlx::query_as(LIVE)).await?;
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        self.known_replicas.note(count);
+        // A command has no id, and comes before none of them.
+        let own = self.replica_id().unwrap_or_default();
+        let counting = sqlx::query_as(LIVE).bind(own);
+        let (count, before): (i64, i64) = self.connections.one(counting).await?;
+        let [count, before] = [count, before].map(|count| u32::try_from(count).unwrap_or(u32::MAX));
+        self.known_replicas.note(count, before);
         Ok(count)
     }
 
@@ -154,7 +152,8 @@ const TIME: &str = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS 
 /// How long an answer may take that compares clocks: twice the error.
 const QUICK: Duration = Duration::from_millis(500);
 
-const LIVE: &str = "SELECT COUNT(*) FROM replicas WHERE seen_at >= CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT) - 10";
+/// How many there are, and how many come before this one.
+const LIVE: &str = "SELECT COUNT(*), COALESCE(SUM(CASE WHEN id < $1 THEN 1 ELSE 0 END), 0) FROM replicas WHERE seen_at >= CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT) - 10";
 
 const SILENCE: &str = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT) - MIN(seen_at) FROM replicas \
     WHERE seen_at >= CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT) - 10";

@@ -258,7 +258,8 @@ async fn replicas_share_limits_in_the_database() {
     let Some(mut server) = PostgresServer::start() else { return };
     let url = server.create_database("app");
     let lines = "[[route]]\npath = '/limited'\nupstream = 'app'\naccess = 'public'\nlimit = 'few'\n\
-                 [limit.few]\nrequests = 30\nper = '10h'";
+                 [[route]]\npath = '/tiny'\nupstream = 'app'\naccess = 'public'\nlimit = 'tiny'\n\
+                 [limit.few]\nrequests = 30\nper = '10h'\n[limit.tiny]\nrequests = 2\nper = '10h'";
     let replicas = three(&url, lines).await;
     let [one, two, three] = &replicas;
     let client = "192.0.2.1";
@@ -274,6 +275,17 @@ async fn replicas_share_limits_in_the_database() {
         in_mode(gateway, 1.0).await;
         assert_eq!(passed(gateway, "192.0.2.2", 20).await, 10);
     }
+    // Of two requests, two replicas grant one each, and the third none.
+    let mut granted = Vec::new();
+    for gateway in &replicas {
+        let mut passed = 0;
+        for _ in 0..5 {
+            passed += usize::from(gateway.get("/tiny").send().await.status == 200);
+        }
+        granted.push(passed);
+    }
+    granted.sort_unstable();
+    assert_eq!(granted, [0, 1, 1]);
     server.run();
     for gateway in &replicas {
         in_mode(gateway, 0.0).await;
