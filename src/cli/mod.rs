@@ -135,6 +135,9 @@ enum Failure {
     /// The gateway failed.
     #[error("error: {0}")]
     Process(ProcessError),
+    /// `[store] key` is not the key of the database.
+    #[error("error: {0}")]
+    WrongKey(StoreError),
     /// The command's arguments are invalid.
     #[error("error: {0}")]
     Usage(String),
@@ -146,7 +149,7 @@ enum Failure {
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) => EXIT_CONFIG,
+            Self::Config(_) | Self::WrongKey(_) => EXIT_CONFIG,
             Self::Usage(_) => 2,
             Self::Process(_) | Self::Other(_) => 1,
         }
@@ -163,6 +166,7 @@ impl From<ProcessError> for Failure {
     fn from(error: ProcessError) -> Self {
         match error {
             ProcessError::Config(problems) => Self::Config(problems),
+            ProcessError::Store(error) if error.is_wrong_key() => Self::WrongKey(error),
             other => Self::Process(other),
         }
     }
@@ -170,7 +174,7 @@ impl From<ProcessError> for Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        Self::Other(error.to_string())
+        if error.is_wrong_key() { Self::WrongKey(error) } else { Self::Other(error.to_string()) }
     }
 }
 

@@ -92,7 +92,7 @@ fn settings(url: &str, permits_unverified: bool) -> Result<StoreSettings, Failur
         ));
     };
     let (key, poll) = (SecretBytes::new(Vec::new()), Duration::from_millis(50));
-    Ok(StoreSettings { database, key, first_start: None, poll })
+    Ok(StoreSettings { database, key, made_key: None, first_start: None, poll })
 }
 
 async fn status(path: &Path, json: bool) -> Result<(), Failure> {

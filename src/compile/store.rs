@@ -38,16 +38,7 @@ impl Compiler<'_> {
             Some(written) => Spanned::new(written.span(), written.get_ref().created()),
         };
         let of_file = database.as_ref().and_then(Database::file).map(Path::to_owned);
-        if let Some(database) = of_file.as_deref().filter(|database| is_in_use(database))
-            && let Some(file) =
-                key.get_ref().file(self.source.folder()).filter(|file| !file.exists())
-        {
-            // A new key could not open the database, and a backup might keep that key instead.
-            let (file, database) = (file.display(), database.display());
-            self.error(
-                Problem::error(key.span(), format!("the key `{file}` of the database `{database}` is missing"))
-                    .help("restore the key from its backup; to start over, without any account or session, move the database away"),
-            );
+        if self.key_is_lost(&key, database.as_ref()) {
             return None;
         }
         let mut first_start = None;
@@ -73,8 +64,10 @@ impl Compiler<'_> {
                 return None;
             }
         }
+        let key_file = key.get_ref().file(self.source.folder()).filter(|file| !file.exists());
         let key = self.read_secret(&key, Inline::Never);
         let (database, key) = (database?, key?);
+        let made_key = key_file.filter(|_| self.create != CreateFiles::No);
         if key.expose().len() < SHORTEST_KEY {
             let span = written.and_then(|written| written.key.as_ref()).map_or(0..0, Spanned::span);
             self.error(
@@ -84,7 +77,7 @@ impl Compiler<'_> {
             return None;
         }
         let poll = poll.unwrap_or(DEFAULT_POLL);
-        Some(Some(StoreSettings { database, key, first_start, poll }))
+        Some(Some(StoreSettings { database, key, made_key, first_start, poll }))
     }
 
     /// `[store] redis`. Outer `None`: a problem was found; inner: there is none.
@@ -123,6 +116,28 @@ impl Compiler<'_> {
                 None
             }
         }
+    }
+
+    /// Whether the key of a database in use is missing, which is reported. A new key could not open
+    /// the database, and a backup might keep that key instead.
+    fn key_is_lost(&mut self, key: &Spanned<SecretRef>, database: Option<&Database>) -> bool {
+        let missing = key.get_ref().file(self.source.folder()).filter(|file| !file.exists());
+        let (Some(file), Some(database)) = (missing, database) else { return false };
+        let is_in_use = match database {
+            Database::File(path) => is_in_use(path),
+            // Whether a server's database is in use is known only where a gateway runs on it.
+            Database::Postgres(_) => self.previous.is_some_and(|previous| {
+                previous.start.store.as_ref().is_some_and(|store| store.database == *database)
+            }),
+        };
+        if is_in_use {
+            let message =
+                format!("the key `{}` of the database `{database}` is missing", file.display());
+            self.error(Problem::error(key.span(), message).help(
+                "restore the key from its backup; to start over, without any account or session, move the database away",
+            ));
+        }
+        is_in_use
     }
 
     /// The key is made at the first start, together with the database.

@@ -191,6 +191,7 @@ return 1
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU32;
+
     use governor::clock::FakeRelativeClock;
     use proptest::prelude::*;
 

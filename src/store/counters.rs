@@ -175,6 +175,7 @@ const PRUNE: &str = "WITH gone AS (DELETE FROM limit_counters WHERE tat < \
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU32;
+
     use governor::clock::FakeRelativeClock;
     use proptest::prelude::*;
     use proptest::strategy::ValueTree;

@@ -157,6 +157,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether `[store] key` is not the key of the database.
+    pub fn is_wrong_key(&self) -> bool {
+        matches!(self, Self::Seal(SealError::WrongKey))
+    }
+
     /// Whether SQLite found the database damaged.
     pub(super) fn is_damage(&self) -> bool {
         let Self::Database(cause) = self else { return false };

@@ -88,10 +88,28 @@ pub struct StoreSettings {
     pub database: Database,
     /// The key that seals the secrets in it.
     pub key: SecretBytes,
+    /// The file of the key, if it was made when the configuration was read.
+    pub made_key: Option<PathBuf>,
     /// The first start, if that has not created the database yet.
     pub first_start: Option<FirstStart>,
     /// How often a gateway reads what other processes revoked: between 10 ms and 1 s.
     pub poll: Duration,
+}
+
+impl StoreSettings {
+    /// Removes a key that was just made, if the database has another one: a backup might keep it, or
+    /// the next start take it for the right one.
+    fn discard_made_key(&self, error: &StoreError) {
+        let Some(file) = &self.made_key else { return };
+        // Somebody may have put the right one there in the meantime.
+        let is_ours = || {
+            std::fs::read(file).is_ok_and(|written| written.trim_ascii_end() == self.key.expose())
+        };
+        if error.is_wrong_key() && is_ours() {
+            // If it stays, the message still says what to do.
+            let _ = std::fs::remove_file(file);
+        }
+    }
 }
 
 /// The database, and the key that seals its secrets. Clones share both.
@@ -145,7 +163,10 @@ impl Store {
         };
         let store = Self::new(connections, settings);
         store.check_complete(settings).await?;
-        store.check_key().await?;
+        if let Err(error) = store.check_key().await {
+            settings.discard_made_key(&error);
+            return Err(error);
+        }
         let id = store.database_id().await?;
         let identity = match &settings.database {
             Database::File(path) => {

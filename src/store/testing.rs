@@ -22,6 +22,7 @@ pub(crate) fn test_settings(folder: &Path) -> StoreSettings {
     StoreSettings {
         database,
         key: SecretBytes::new(b"a key for tests, long enough to be one".to_vec()),
+        made_key: None,
         first_start: None,
         poll: Duration::from_millis(50),
     }

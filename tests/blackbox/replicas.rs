@@ -296,6 +296,30 @@ async fn replicas_share_limits_in_the_database() {
     assert_eq!(all.0 + all.1 + all.2, 30, "{all:?}");
 }
 
+/// A backup might keep a key that opens nothing, or the next start take it for the right one.
+#[tokio::test]
+async fn a_replica_without_its_key_makes_no_other_one() {
+    let Some(server) = PostgresServer::start() else { return };
+    let url = server.create_database("app");
+    let gateway = Gateway::start(&open(&format!("[store]\ndatabase = '{url}'"))).await;
+    let (key, away) = (gateway.path("portcullis.key"), gateway.path("away.key"));
+    std::fs::rename(&key, &away).unwrap();
+    for command in [&["key", "rotate"][..], &["user", "end-sessions", "--all"], &["run"]] {
+        let (code, _, error) = gateway.command(command).await;
+        assert_eq!((code, key.exists()), (78, false), "{command:?}: {error}");
+        assert!(error.contains("restore the key that belongs to this database"), "{error}");
+    }
+    // Nor does one that runs and reads its file again.
+    let rejected = gateway.hang_up().await.to_string();
+    assert!(rejected.contains("is missing") && !key.exists(), "{rejected}");
+    std::fs::write(&key, "another key, which is long enough to be one").unwrap();
+    let (code, ..) = gateway.command(&["key", "rotate"]).await;
+    assert_eq!((code, key.exists()), (78, true), "it was not made here");
+    std::fs::rename(&away, &key).unwrap();
+    let (code, _, error) = gateway.command(&["key", "rotate"]).await;
+    assert_eq!(code, 0, "{error}");
+}
+
 /// From one process with a file to several with a server, and nobody notices.
 #[tokio::test]
 async fn a_file_is_copied_to_a_server_and_sessions_go_on() {
