@@ -47,8 +47,9 @@ impl Accounts {
         now: u64,
     ) -> Result<Option<AccountRow>, StoreError> {
         let person = whose.person;
-        let Some(known) = self.of_person(whose).await? else { return Ok(first_row(person, now)) };
-        let mut account = known;
+        let Some(mut account) = self.of_person(whose).await? else {
+            return Ok(first_row(person, now));
+        };
         if let Some(roles) = &person.roles {
             account.roles = roles.join(" ");
         }
@@ -133,6 +134,11 @@ fn no_address() -> Option<Email> {
 /// Whether an account has an address, rather than what stands for one.
 pub(super) fn has_address(account: &AccountRow) -> bool {
     account.email.rsplit_once('@').is_none_or(|(_, domain)| domain != NO_ADDRESS)
+}
+
+/// The address of an account, if it has one.
+pub fn address_of(account: &AccountRow) -> Option<&str> {
+    has_address(account).then_some(&*account.email)
 }
 
 const NO_ADDRESS: &str = "no-address.invalid";

@@ -403,6 +403,26 @@ async fn a_person_without_an_address_has_an_account() {
             let page = site.browse(account, path);
             assert!(page.status() == 200 && !page.body().contains(".invalid"), "{page:?}");
         }
+        let page = site.browse(account, "/x");
+        let me = site.gateway.get("/auth/me").bearer(page.cookie(ACCESS).unwrap()).send().await;
+        assert_eq!(me.json()["email"], Value::Null, "{me:?}");
+        // Commands find it by its id.
+        let id = first["sub"].as_str().unwrap();
+        for command in [
+            &["user", "list"][..],
+            &["user", "list", "--json"],
+            &["user", "show", id],
+            &["user", "show", id, "--json"],
+            &["user", "set-name", id, "Somebody"],
+            &["user", "set-roles", id, "reader"],
+            &["user", "token", "list", id],
+            &["user", "end-sessions", id],
+            &["user", "disable", id],
+        ] {
+            let (code, output, error) = site.gateway.command(command).await;
+            assert_eq!(code, 0, "{command:?}: {error}");
+            assert!(output.contains(id) && !output.contains(".invalid"), "{command:?}: {output}");
+        }
     }
 }
 

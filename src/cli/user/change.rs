@@ -1,13 +1,13 @@
 //! Commands that invite, change or delete one person.
 
 use super::{
-    account_by_email, address, check_and_hash, describe_roles, failure, new_account, parse_name,
+    account_by_email, address, called, check_and_hash, describe_roles, failure, new_account, parse_name,
     read_password,
 };
 use crate::cli::Failure;
 use crate::cli::issuer::Issuer;
 use crate::clock::Clock;
-use crate::identity::Email;
+use crate::identity::{Email, address_of};
 use crate::identity::account::AccountError;
 use crate::identity::link::{HANDED_OVER, INVITATION, LinkToken, Purpose};
 use crate::identity::outbox::{MailKind, Outbox};
@@ -43,7 +43,7 @@ pub(super) async fn reset_link(issuer: &Issuer, email: &str) -> Result<String, F
     if account.disabled == 1 {
         return Err(Failure::Other(format!(
             "{0} is disabled, so no link can set its password; first: portcullis user enable {0}",
-            account.email
+            called(&account)
         )));
     }
     let link = make_link(issuer, &account, HANDED_OVER).await?;
@@ -71,9 +71,10 @@ pub(super) async fn set_password(
         }
     })?;
     issuer.record("password_changed", &account.id).await?;
-    if issuer.policy.mail.is_some() {
+    if issuer.policy.mail.is_some() && address_of(&account).is_some() {
         mail(issuer, MailKind::Changed, &email).await?;
     }
+    let email = called(&account);
     Ok(format!("set the password of {email}, and ended every session\n"))
 }
 
@@ -94,10 +95,10 @@ pub(super) async fn set_email(issuer: &Issuer, email: &str, new: &str) -> Result
             error => failure(old.as_str())(error),
         })?;
     issuer.record("email_changed", &account.id).await?;
-    if issuer.policy.mail.is_some() {
+    if issuer.policy.mail.is_some() && address_of(&account).is_some() {
         mail(issuer, MailKind::EmailChanged, &old).await?;
     }
-    Ok(format!("{old} is now {new}\n"))
+    Ok(format!("{} is now {new}\n", called(&account)))
 }
 
 pub(super) async fn set_name(issuer: &Issuer, email: &str, name: &str) -> Result<String, Failure> {
@@ -110,8 +111,8 @@ pub(super) async fn set_name(issuer: &Issuer, email: &str, name: &str) -> Result
         .map_err(failure(&account.email))?;
     issuer.record("name_changed", &account.id).await?;
     Ok(match name {
-        Some(name) => format!("{} now has the name {name}\n", account.email),
-        None => format!("{} now has no name\n", account.email),
+        Some(name) => format!("{} now has the name {name}\n", called(&account)),
+        None => format!("{} now has no name\n", called(&account)),
     })
 }
 
@@ -123,7 +124,7 @@ pub(super) async fn delete(issuer: &Issuer, email: &str) -> Result<String, Failu
         .await
         .map_err(failure(&account.email))?;
     issuer.record("account_deleted", &account.id).await?;
-    Ok(format!("deleted {}, with its sessions; its tokens are revoked\n", account.email))
+    Ok(format!("deleted {}, with its sessions; its tokens are revoked\n", called(&account)))
 }
 
 /// Makes a link that sets the password of an account.

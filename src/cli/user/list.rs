@@ -10,10 +10,10 @@ use serde_json::json;
 use super::account_by_email;
 use crate::cli::issuer::{Issuer, table};
 use crate::cli::{Failure, print};
-use crate::identity::Policy;
 use crate::identity::bodies::time;
 use crate::identity::second_factor::SecondFactors;
 use crate::identity::session::stale;
+use crate::identity::{Policy, address_of};
 use crate::store::{AccountRow, SessionRow};
 
 /// Which accounts are listed.
@@ -113,7 +113,7 @@ pub(super) async fn show(issuer: &Issuer, email: &str, as_json: bool) -> Result<
         None => "off".to_owned(),
     };
     let mut rows: Vec<Vec<String>> = [
-        ("email", account.email.clone()),
+        ("email", or_dash(address_of(&account).unwrap_or_default().to_owned())),
         ("id", account.id.clone()),
         ("name", or_dash(account.name.clone().unwrap_or_default())),
         ("roles", or_dash(account.roles.clone())),
@@ -184,7 +184,7 @@ impl Ways {
 fn table_row(account: AccountRow, ways: &Ways, policy: &Policy) -> Vec<String> {
     let state = state(&account, ways.of(&account), policy);
     vec![
-        account.email,
+        or_dash(address_of(&account).unwrap_or_default().to_owned()),
         or_dash(account.roles),
         state,
         time(account.created_at),
@@ -210,7 +210,7 @@ fn or_dash(text: String) -> String {
 fn object(account: &AccountRow, way: Way) -> serde_json::Value {
     json!({
         "id": account.id,
-        "email": account.email,
+        "email": address_of(account),
         "name": account.name,
         "roles": account.roles.split_whitespace().collect::<Vec<_>>(),
         "disabled": account.disabled == 1,

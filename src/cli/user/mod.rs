@@ -22,7 +22,7 @@ use crate::identity::password::{Password, StoredHash};
 use crate::identity::personal_tokens::PersonalTokens;
 use crate::identity::second_factor::SecondFactors;
 use crate::identity::strength::check_strength;
-use crate::identity::{Accounts, Email};
+use crate::identity::{Accounts, Email, address_of};
 use crate::store::AccountRow;
 
 #[derive(Debug, Subcommand)]
@@ -40,7 +40,7 @@ pub(super) enum Command {
     },
     /// Show an account and its sessions.
     Show {
-        /// The address of the account.
+        /// The address of the account, or its id.
         email: String,
         /// Print JSON, for scripts.
         #[arg(long)]
@@ -63,13 +63,13 @@ pub(super) enum Command {
     /// Print a link with which the owner of an account sets a new password. It works once, within
     /// 24 hours.
     ResetLink {
-        /// The address of the account.
+        /// The address of the account, or its id.
         email: String,
     },
     /// Set a new password. It is asked for, or read from standard input. Ends every session of the
     /// account.
     SetPassword {
-        /// The address of the account.
+        /// The address of the account, or its id.
         email: String,
         /// Read the password from the first line of standard input.
         #[arg(long)]
@@ -77,21 +77,21 @@ pub(super) enum Command {
     },
     /// Set another address. The account's tokens are revoked; its sessions continue.
     SetEmail {
-        /// The address of the account.
+        /// The address of the account, or its id.
         email: String,
         /// The new address.
         new: String,
     },
     /// Set another name. The account's tokens are revoked; its sessions continue.
     SetName {
-        /// The address of the account.
+        /// The address of the account, or its id.
         email: String,
         /// The new name; an empty one removes it.
         name: String,
     },
     /// Delete an account and everything that belongs to it. This cannot be undone.
     Delete {
-        /// The address of the account.
+        /// The address of the account, or its id.
         email: String,
         /// Confirm the deletion.
         #[arg(long, required = true)]
@@ -100,24 +100,24 @@ pub(super) enum Command {
     /// Replace the roles of an account. Its tokens are revoked; its sessions continue with the new
     /// roles.
     SetRoles {
-        /// The address of the account.
+        /// The address of the account, or its id.
         email: String,
         /// The roles; none removes all.
         roles: Vec<String>,
     },
     /// Disable an account: refuse its logins and end its sessions.
     Disable {
-        /// The address of the account.
+        /// The address of the account, or its id.
         email: String,
     },
     /// Enable an account: allow logins again.
     Enable {
-        /// The address of the account.
+        /// The address of the account, or its id.
         email: String,
     },
     /// Log an account out everywhere.
     EndSessions {
-        /// The address of the account.
+        /// The address of the account, or its id.
         #[arg(required_unless_present = "all", conflicts_with = "all")]
         email: Option<String>,
         /// Log every account out, as after restoring a backup.
@@ -130,7 +130,7 @@ pub(super) enum Command {
     },
     /// Remove the second factor of an account whose owner has lost it.
     RemoveTotp {
-        /// The address of the account.
+        /// The address of the account, or its id.
         email: String,
     },
     /// Personal access tokens of an account, for programs that cannot log in through a browser.
@@ -195,7 +195,7 @@ pub(super) fn user(path: &Path, command: &Command) -> Result<(), Failure> {
         }
         Command::RemoveTotp { email } => {
             let account = account_by_email(&issuer.accounts, email).await?;
-            let email = account.email;
+            let email = called(&account);
             if !SecondFactors::new(issuer.store.clone()).remove(&account.id).await? {
                 return Ok(format!("there was no second factor of {email}\n"));
             }
@@ -266,7 +266,7 @@ async fn set_disabled(issuer: &Issuer, email: &str, disabled: bool) -> Result<St
         .map_err(failure(&account.email))?;
     let event = if disabled { "account_disabled" } else { "account_enabled" };
     issuer.record(event, &account.id).await?;
-    let email = account.email;
+    let email = called(&account);
     Ok(if disabled {
         format!("disabled {email}: logins are refused, and every session has ended\n")
     } else {
@@ -276,7 +276,7 @@ async fn set_disabled(issuer: &Issuer, email: &str, disabled: bool) -> Result<St
 
 async fn end_sessions(issuer: &Issuer, email: &str, now: bool) -> Result<String, Failure> {
     let account = account_by_email(&issuer.accounts, email).await?;
-    let email = account.email;
+    let email = called(&account);
     if now && end_sessions_now(issuer, &account.id).await? {
         issuer.record("logged_out_everywhere", &account.id).await?;
         return Ok(format!("ended every session of {email}, which can log in again\n"));
@@ -285,7 +285,7 @@ async fn end_sessions(issuer: &Issuer, email: &str, now: bool) -> Result<String,
         .accounts
         .end_sessions(&account.id, &issuer.policy, issuer.now)
         .await
-        .map_err(failure(&email))?;
+        .map_err(failure(email))?;
     issuer.record("logged_out_everywhere", &account.id).await?;
     let tokens = PersonalTokens::new(issuer.store.clone(), None);
     let continuing = match tokens.of_account(&account.id).await?.len() {
@@ -342,15 +342,26 @@ async fn set_roles(issuer: &Issuer, email: &str, roles: &[String]) -> Result<Str
     issuer.record("roles_changed", &account.id).await?;
     Ok(format!(
         "{} now has {}; it had {}\n",
-        account.email,
+        called(&account),
         describe_roles(&roles.join(" ")),
         describe_roles(&account.roles)
     ))
 }
 
+/// The account with this address, or with this id: some have no address.
 async fn account_by_email(accounts: &Accounts, email: &str) -> Result<AccountRow, Failure> {
+    if !email.contains('@')
+        && let Some(account) = accounts.by_id(email).await?
+    {
+        return Ok(account);
+    }
     let email = address(email)?;
     accounts.by_email(&email).await?.ok_or_else(|| unknown(email.as_str()))
+}
+
+/// What an account is called: its address, or its id if it has none.
+fn called(account: &AccountRow) -> &str {
+    address_of(account).unwrap_or(&account.id)
 }
 
 fn address(written: &str) -> Result<Email, Failure> {

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{account_by_email, address};
+use super::{account_by_email, called};
 use crate::cli::Failure;
 use crate::cli::issuer::{Issuer, table};
 use crate::identity::bodies::{day, time};
@@ -18,7 +18,7 @@ pub(in crate::cli) enum Command {
     Add(AddArguments),
     /// List the tokens of an account.
     List {
-        /// The address of the account.
+        /// The address of the account, or its id.
         email: String,
         /// Print JSON, for scripts.
         #[arg(long)]
@@ -26,7 +26,7 @@ pub(in crate::cli) enum Command {
     },
     /// Revoke a token.
     Revoke {
-        /// The address of the account.
+        /// The address of the account, or its id.
         email: String,
         /// The name of the token.
         name: String,
@@ -35,7 +35,7 @@ pub(in crate::cli) enum Command {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct AddArguments {
-    /// The address of the account.
+    /// The address of the account, or its id.
     email: String,
     /// The name of the token, by which people recognise it.
     #[arg(long)]
@@ -63,7 +63,7 @@ pub(super) async fn token(issuer: &Issuer, command: &Command) -> Result<String, 
         Command::List { email, json } => {
             let account = account_by_email(&issuer.accounts, email).await?;
             let rows = tokens.of_account(&account.id).await?;
-            Ok(if *json { list_as_json(&rows) } else { list(&rows, &account.email, issuer.now) })
+            Ok(if *json { list_as_json(&rows) } else { list(&rows, called(&account), issuer.now) })
         }
         Command::Revoke { email, name } => {
             let account = account_by_email(&issuer.accounts, email).await?;
@@ -72,13 +72,14 @@ pub(super) async fn token(issuer: &Issuer, command: &Command) -> Result<String, 
             let unknown = || {
                 Failure::Other(format!(
                     "{} has no token `{name}`; see `portcullis user token list {}`",
-                    account.email, account.email
+                    called(&account),
+                    called(&account)
                 ))
             };
             let row = row.ok_or_else(unknown)?;
             tokens.revoke(&row.id, &account.id, &issuer.policy, issuer.now).await?;
             issuer.record("token_revoked", &account.id).await?;
-            Ok(format!("revoked the token `{}` of {}\n", row.name, account.email))
+            Ok(format!("revoked the token `{}` of {}\n", row.name, called(&account)))
         }
     }
 }
@@ -88,8 +89,7 @@ async fn add(
     tokens: &PersonalTokens,
     arguments: &AddArguments,
 ) -> Result<String, Failure> {
-    let email = address(&arguments.email)?;
-    let account = account_by_email(&issuer.accounts, email.as_str()).await?;
+    let account = account_by_email(&issuer.accounts, &arguments.email).await?;
     let roles = Some(&arguments.roles).filter(|roles| !roles.is_empty()).cloned();
     let ttl = parse_ttl(&arguments.ttl).map_err(|error| Failure::Usage(error.to_string()))?;
     let new = NewToken { name: arguments.name.clone(), roles, ttl };
@@ -98,12 +98,13 @@ async fn add(
             TokenError::Name | TokenError::Ttl => Failure::Usage(error.to_string()),
             TokenError::Roles => Failure::Other(format!(
                 "{} does not have all of these roles; it has {}",
-                account.email,
+                called(&account),
                 shown_roles(Some(&account.roles))
             )),
             TokenError::NoAccount => Failure::Other(format!(
                 "{} is disabled; enable it first: portcullis user enable {}",
-                account.email, account.email
+                called(&account),
+                called(&account)
             )),
             error => Failure::Other(error.to_string()),
         })?;
@@ -112,7 +113,7 @@ async fn add(
     eprintln!(
         "made the token `{}` of {}, with {}, valid until {}; it is not shown again:",
         row.name,
-        account.email,
+        called(&account),
         row.roles.as_ref().map_or("all roles of the account".to_owned(), |roles| format!(
             "the roles {}",
             shown_roles(Some(roles))

@@ -11,7 +11,7 @@ use crate::identity::outcome::{Answered, Outcome, SessionTokens};
 use crate::identity::pages::{Content, Field, Filled, Form, Link};
 use crate::identity::request::Request;
 use crate::identity::session::Keep;
-use crate::identity::{Compat, Email, Identity, Mount, Policy, Registration, audit};
+use crate::identity::{Compat, Email, Identity, Mount, Policy, Registration, address_of, audit};
 use crate::store::AccountRow;
 
 impl Identity {
@@ -92,9 +92,9 @@ pub struct Registering {
 pub struct Account {
     /// The `sub` of its tokens.
     pub id: String,
-    /// The e-mail address.
+    /// The e-mail address. null: a login provider gave none, or has not verified it.
     #[schemars(extend("format" = "email"))]
-    pub email: String,
+    pub email: Option<String>,
     /// Whether the owner has proved that the address is theirs.
     pub email_verified: bool,
     /// Display name.
@@ -133,7 +133,7 @@ impl Account {
     pub fn from_row(row: &AccountRow, recovery_codes_left: Option<i64>) -> Self {
         Self {
             id: row.id.clone(),
-            email: row.email.clone(),
+            email: address_of(row).map(str::to_owned),
             email_verified: row.email_verified == 1,
             name: row.name.clone(),
             roles: row.roles.split_whitespace().map(str::to_owned).collect(),
