@@ -511,10 +511,16 @@ impl Health {
     pub fn check(issuers: &Issuers, keys: &Keys, clock: &Clock) -> Self {
         let has_keys = |issuer: &Arc<Issuer>| !issuer.keys().load().is_empty();
         let verifies_nothing = issuers.iter().next().is_some() && !issuers.iter().any(has_keys);
-        let problem = |issuer: &Arc<Issuer>| match keys.for_issuer(issuer) {
+        let of_keys = |issuer: &Arc<Issuer>| match keys.for_issuer(issuer) {
             Some(owner) => owner.problem(clock),
             None => (!has_keys(issuer)).then(|| "no keys".to_owned()),
         };
+        // Until then its tokens get 503.
+        let of_revoked = |issuer: &Arc<Issuer>| {
+            let is_unknown = issuer.revoked_keys().is_some_and(|keys| !keys.is_known());
+            is_unknown.then(|| "its revoked keys have not been read from Redis yet".to_owned())
+        };
+        let problem = |issuer: &Arc<Issuer>| of_keys(issuer).or_else(|| of_revoked(issuer));
         let is_issuers = |owner: &Arc<IssuerKeys>| {
             issuers.iter().any(|issuer| Arc::ptr_eq(issuer.keys(), owner.live()))
         };

@@ -121,6 +121,12 @@ async fn keys_are_known_before_the_first_token_is_accepted() {
     let refused = started.get("/").bearer(&token("t-1")).send().await;
     refused.is(503, "store_unavailable");
     assert!(refused.header("retry-after").is_some());
+    let ready = started.admin("/readyz").await.json();
+    assert_eq!(
+        (&ready["status"], &ready["problems"]["corp"]),
+        (&json!("degraded"), &json!("its revoked keys have not been read from Redis yet")),
+        "{ready}"
+    );
     redis.restart_empty();
     becomes(&started, &token("t-1"), 503, 200).await;
 }
