@@ -398,6 +398,24 @@ async fn an_operator_creates_links_and_filters_the_list() {
     );
 }
 
+#[tokio::test]
+async fn no_links_set_passwords_where_nobody_logs_in_with_one() {
+    let provider = "[identity.login.corp]\nissuer = 'http://127.0.0.1:9'\nclient_id = 'x'\nclient_secret = 'y'\ninsecure_inline_secret = true";
+    let gateway = Gateway::start(&open(&format!("{provider}\n"))).await;
+    done(&gateway, &["user", "invite", "ann@example.com"], "");
+    let file = std::fs::read_to_string(gateway.path("gateway.toml")).unwrap();
+    let file = file.replace("registration = 'open'\n", "password_login = false\n");
+    std::fs::write(gateway.path("gateway.toml"), file).unwrap();
+    for arguments in
+        [["user", "invite", "bob@example.com"], ["user", "reset-link", "ann@example.com"]]
+    {
+        let (code, error) = failed(&gateway, &arguments, "");
+        assert_eq!(code, 1, "{arguments:?}");
+        assert!(error.contains("`password_login` is false"), "{error}");
+    }
+    assert!(!done(&gateway, &["user", "list"], "").contains("bob"), "nobody was added");
+}
+
 /// Tokens with all of them would not fit into a cookie, or be longer than the gateway accepts.
 #[tokio::test]
 async fn the_roles_of_an_account_fit_into_a_cookie() {

@@ -1,16 +1,16 @@
 //! Commands that invite, change or delete one person.
 
 use super::{
-    account_by_email, address, called, check_and_hash, describe_roles, failure, new_account, parse_name,
-    read_password,
+    account_by_email, address, called, check_and_hash, describe_roles, failure, new_account,
+    parse_name, read_password,
 };
 use crate::cli::Failure;
 use crate::cli::issuer::Issuer;
 use crate::clock::Clock;
-use crate::identity::{Email, address_of};
 use crate::identity::account::AccountError;
 use crate::identity::link::{HANDED_OVER, INVITATION, LinkToken, Purpose};
 use crate::identity::outbox::{MailKind, Outbox};
+use crate::identity::{Email, address_of};
 use crate::store::AccountRow;
 
 pub(super) async fn invite(
@@ -19,6 +19,7 @@ pub(super) async fn invite(
     roles: &[String],
     name: Option<&str>,
 ) -> Result<String, Failure> {
+    check_passwords(issuer)?;
     let mut new = new_account(issuer, email, roles, name).await?;
     // The mailed link confirms it.
     new.email_verified = false;
@@ -39,6 +40,7 @@ pub(super) async fn invite(
 }
 
 pub(super) async fn reset_link(issuer: &Issuer, email: &str) -> Result<String, Failure> {
+    check_passwords(issuer)?;
     let account = account_by_email(&issuer.accounts, email).await?;
     if account.disabled == 1 {
         return Err(Failure::Other(format!(
@@ -125,6 +127,17 @@ pub(super) async fn delete(issuer: &Issuer, email: &str) -> Result<String, Failu
         .map_err(failure(&account.email))?;
     issuer.record("account_deleted", &account.id).await?;
     Ok(format!("deleted {}, with its sessions; its tokens are revoked\n", called(&account)))
+}
+
+/// A link that sets a password is refused where nobody logs in with one.
+fn check_passwords(issuer: &Issuer) -> Result<(), Failure> {
+    if issuer.policy.password_login {
+        return Ok(());
+    }
+    Err(Failure::Other(
+        "`password_login` is false, so nobody can set a password: people get an account when they log in at a provider for the first time"
+            .to_owned(),
+    ))
 }
 
 /// Makes a link that sets the password of an account.
