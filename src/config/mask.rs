@@ -421,7 +421,8 @@ fn is_secret(name: &str) -> bool {
         return false;
     }
     let name = name.to_ascii_lowercase().replace('-', "_");
-    if name.starts_with("insecure_") || name == "password_min_length" {
+    if name.starts_with("insecure_") || ["password_min_length", "password_login"].contains(&&*name)
+    {
         return false;
     }
     let exact = ["secret", "password", "passwd", "private_key", "api_key"]
@@ -494,6 +495,7 @@ mod tests {
                 "token_from = [\"header\"]\ntoken_cookie = \"c\"",
             ),
             ("insecure_inline_secret = true", "insecure_inline_secret = true"),
+            ("password_login = false", "password_login = false"),
             ("public_keys = [\"a.pem\"]", "public_keys = [\"a.pem\"]"),
             (
                 "headers = { Authorization = \"Bearer x\", Accept = \"y\" }",
