@@ -2177,6 +2177,32 @@ fn a_password_in_the_url_of_a_store_is_refused() {
     Folder::with(&without).run(&["check"]).ok();
 }
 
+/// With one provider, which is the only way to log in.
+fn with_provider(login: &str, route: &str) -> String {
+    let provider = format!("[identity.login.corp]\nissuer = \"https://login.example\"\nclient_id = \"x\"\nclient_secret = \"hunter2\"\ninsecure_inline_secret = true\n{login}");
+    format!(
+        "[identity]\nissuer = \"http://localhost:8080/auth\"\npassword_login = false\n{provider}\n[upstream.app]\nbuiltin = \"echo\"\n\
+         [[route]]\npath = \"/auth/*\"\nidentity = true\n[[route]]\npath = \"/*\"\nupstream = \"app\"\n{route}\n"
+    )
+}
+
+#[test]
+fn a_route_for_passwords_where_they_are_turned_off_causes_a_warning() {
+    let output = warned(&with_provider("", "login = [\"password\"]"));
+    assert!(output.contains("warning: nobody can log in with a password"), "{output}");
+    assert!(output.contains("password_login = false\n"), "{output}");
+    let output = Folder::with(&with_provider("", "login = [\"corp\"]")).run(&["check"]);
+    assert!(output.code == 0 && !output.err.contains("password"), "{output:?}");
+}
+
+#[test]
+fn a_provider_with_an_empty_name_is_an_error() {
+    for name in ["", " "] {
+        let output = rejected(&with_provider(&format!("name = \"{name}\""), ""));
+        assert!(output.contains("error: the button would have no text"), "{output}");
+    }
+}
+
 #[test]
 fn networks_with_host_bits() {
     assert_snapshot!(

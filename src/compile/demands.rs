@@ -100,6 +100,15 @@ impl Compiler<'_> {
                         .help("name an `[identity.login.NAME]` section, or write \"password\""),
                 );
             }
+            if name == PASSWORD_LOGIN
+                && let Some(flag) = identity.password_login.as_ref().filter(|flag| !flag.get_ref())
+            {
+                self.problems.push(
+                    Problem::warning(text.span(), "nobody can log in with a password")
+                        .related(flag.span(), "passwords are turned off here")
+                        .help("remove it, or name an `[identity.login.NAME]` section"),
+                );
+            }
         }
     }
 

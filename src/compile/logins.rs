@@ -97,10 +97,10 @@ impl Compiler<'_> {
                 self.read_file(text, "a PEM file with the certificates that are trusted").map(Some)
             }
         };
-        let title = written.name.as_ref().unwrap_or(name).get_ref().clone();
+        let title = self.login_title(name, written);
         let settings = ProviderSettings {
             name: name.get_ref().as_str().into(),
-            title,
+            title: title?,
             issuer: written.issuer.as_ref()?.get_ref().clone(),
             url: url?,
             client_id: client_id?,
@@ -136,6 +136,17 @@ impl Compiler<'_> {
                 None
             }
         }
+    }
+
+    /// The text on the button.
+    fn login_title(&mut self, name: &Text, written: &Written) -> Option<String> {
+        let Some(title) = &written.name else { return Some(name.get_ref().clone()) };
+        if title.get_ref().trim().is_empty() {
+            let problem = Problem::error(title.span(), "the button would have no text");
+            self.error(problem.help("write what people know the provider by, or remove it"));
+            return None;
+        }
+        Some(title.get_ref().clone())
     }
 
     /// The name is a segment of paths and a value of the claim `idp`.
