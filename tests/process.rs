@@ -245,6 +245,29 @@ fn a_wrong_command_line_exits_2() {
     assert_snapshot!(folder.run(&["token", "mint", "--issuer", "local", "--sub", "alice", "--ttl", "soon"]).err, @"error: `soon` is not a duration; write, for example, 15m or 8h");
 }
 
+/// What comes from the file is another error.
+#[test]
+fn wrong_arguments_of_proxy_config_exit_2() {
+    let file = "[verify]\ntrusted_proxies = [\"127.0.0.1/32\"]\n[[route]]\npath = \"/*\"\nhost = \"wiki.example\"\nexternal = true\n";
+    let folder = Folder::with(&format!("{ISSUER}\n{file}"));
+    let run = |upstream: &str, host: &str| {
+        let fixed = ["proxy-config", "nginx", "--listen", ":8081", "--out", "out"];
+        folder.run(&[&fixed[..], &["--upstream", upstream, "--host", host]].concat())
+    };
+    assert_eq!(run("http://127.0.0.1:3000", "wiki.example").code, 0);
+    for (upstream, host) in [
+        ("127.0.0.1:3000", "wiki.example"),
+        ("http://127.0.0.1:3000/path", "wiki.example"),
+        ("https://127.0.0.1:3000", "wiki.example"),
+        ("http://127.0.0.1:3000", "other.example"),
+    ] {
+        let output = run(upstream, host);
+        assert_eq!((output.code, output.out.as_str()), (2, ""), "{upstream} {host}: {output:?}");
+    }
+    folder.write("gateway.toml", with_app(ISSUER));
+    assert_eq!(run("http://127.0.0.1:3000", "wiki.example").code, 1, "no [verify]");
+}
+
 #[test]
 fn the_configuration_file_comes_from_the_argument_the_variable_or_the_default() {
     let folder = Folder::with(APP);
@@ -2113,7 +2136,10 @@ fn a_literal_secret_is_refused_and_never_shown() {
         ),
         (
             "in the URL of Redis",
-            format!("{}\n[store]\nredis = \"redis://:{SECRET}@127.0.0.1:6379\"\n", with_protected("")),
+            format!(
+                "{}\n[store]\nredis = \"redis://:{SECRET}@127.0.0.1:6379\"\n",
+                with_protected("")
+            ),
         ),
         (
             "in an upstream's URL",
@@ -2161,10 +2187,9 @@ fn a_password_in_the_url_of_a_store_is_refused() {
 
     error: gateway.toml: 1 problem
     "#);
-    for url in [
-        "postgres://me:hunter2@127.0.0.1/app",
-        "postgres://me@127.0.0.1/app?password=hunter2",
-    ] {
+    for url in
+        ["postgres://me:hunter2@127.0.0.1/app", "postgres://me@127.0.0.1/app?password=hunter2"]
+    {
         let database = format!("database = \"{url}\"");
         let refused = rejected(&with(&database));
         assert!(refused.contains("{ env = \"DATABASE_URL\" }"), "{refused}");
@@ -2173,13 +2198,16 @@ fn a_password_in_the_url_of_a_store_is_refused() {
         let listed = "store.insecure_inline_secret: a password is in the configuration file";
         assert_eq!(output.matches(listed).count(), 1, "{output}");
     }
-    let without = with("redis = \"redis://127.0.0.1:6379\"\ndatabase = \"postgres://me@127.0.0.1/app\"");
+    let without =
+        with("redis = \"redis://127.0.0.1:6379\"\ndatabase = \"postgres://me@127.0.0.1/app\"");
     Folder::with(&without).run(&["check"]).ok();
 }
 
 /// With one provider, which is the only way to log in.
 fn with_provider(login: &str, route: &str) -> String {
-    let provider = format!("[identity.login.corp]\nissuer = \"https://login.example\"\nclient_id = \"x\"\nclient_secret = \"hunter2\"\ninsecure_inline_secret = true\n{login}");
+    let provider = format!(
+        "[identity.login.corp]\nissuer = \"https://login.example\"\nclient_id = \"x\"\nclient_secret = \"hunter2\"\ninsecure_inline_secret = true\n{login}"
+    );
     format!(
         "[identity]\nissuer = \"http://localhost:8080/auth\"\npassword_login = false\n{provider}\n[upstream.app]\nbuiltin = \"echo\"\n\
          [[route]]\npath = \"/auth/*\"\nidentity = true\n[[route]]\npath = \"/*\"\nupstream = \"app\"\n{route}\n"

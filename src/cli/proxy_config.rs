@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::config::value::CreateFiles;
 use crate::process;
 use crate::proxies::{
-    Implementation, MARK, Request, Site, Written, manifests, render, start_command,
+    Implementation, MARK, Request, Site, Unwritable, Written, manifests, render, start_command,
 };
 use crate::telemetry::metrics::Metrics;
 
@@ -90,10 +90,9 @@ pub(super) fn proxy_config(path: &Path, arguments: &Arguments) -> Result<(), Fai
         hosts: arguments.hosts.clone(),
         verify: arguments.verify,
     };
-    let site = Site::new(&snapshot, &request).map_err(|error| Failure::Other(error.to_string()))?;
+    let site = Site::new(&snapshot, &request).map_err(unwritable)?;
     if is_cluster {
-        let manifests = manifests(arguments.implementation.into(), &site)
-            .map_err(|error| Failure::Other(error.to_string()))?;
+        let manifests = manifests(arguments.implementation.into(), &site).map_err(unwritable)?;
         if let Some(folder) = &arguments.out {
             write(folder, std::slice::from_ref(&manifests))?;
         }
@@ -104,6 +103,18 @@ pub(super) fn proxy_config(path: &Path, arguments: &Arguments) -> Result<(), Fai
     let names = write(folder, &render(dialect, &site))?;
     let (folder, command) = (quoted(folder), start_command(dialect));
     print(&format!("wrote {names}\nstart it: cd {folder} && {command}\n"))
+}
+
+/// Some of it comes from the command line, the rest from the file.
+fn unwritable(error: Unwritable) -> Failure {
+    match error {
+        Unwritable::Upstream(_)
+        | Unwritable::Address(_)
+        | Unwritable::Elsewhere(_)
+        | Unwritable::Ca(_)
+        | Unwritable::Host(_) => Failure::Usage(error.to_string()),
+        _ => Failure::Other(error.to_string()),
+    }
 }
 
 /// The path from every folder: the proxy runs in another one.
