@@ -66,7 +66,11 @@ async fn copy_store(arguments: &Copy) -> Result<(), Failure> {
     if is_watched {
         eprintln!();
     }
-    let counted = copied.map_err(|error: CopyError| Failure::Other(error.to_string()))?;
+    let counted = match copied {
+        // Run again by a script that does not know how far the last one came.
+        Err(complete @ CopyError::Complete(_)) => return print(&format!("{complete}\n")),
+        copied => copied.map_err(|error| Failure::Other(error.to_string()))?,
+    };
     let lines = counted.into_iter().map(|(table, rows)| format!("{rows:>10} {table}\n"));
     let text: String = lines.collect();
     print(&format!(

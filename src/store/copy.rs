@@ -24,10 +24,14 @@ pub enum CopyError {
     #[error("{0} is not a database of portcullis, or is empty")]
     NoSource(String),
     /// What a gateway writes in the meantime would be missing.
-    #[error(
-        "{0} gateways run on the database that is copied, and what they write would be lost; stop them first"
-    )]
-    InUse(usize),
+    #[error("{}", in_use(*gateways))]
+    InUse {
+        /// How many run on it.
+        gateways: usize,
+    },
+    /// An earlier copy was completed.
+    #[error("{0} is already a complete copy of this database; nothing was copied")]
+    Complete(String),
     /// The copy would be mixed with something else.
     #[error("{database} is not empty: its table `{table}` has rows; name an empty database")]
     NotEmpty {
@@ -62,6 +66,16 @@ impl From<sqlx::Error> for CopyError {
     }
 }
 
+fn in_use(gateways: usize) -> String {
+    let (who, them) = match gateways {
+        1 => ("a gateway runs".to_owned(), "it"),
+        _ => (format!("{gateways} gateways run"), "them"),
+    };
+    format!(
+        "{who} on the database that is copied, and what is written now would be lost; stop {them} first"
+    )
+}
+
 /// Copies everything that lasts, and returns the number of rows of each table. With `resumes`, goes
 /// on with a copy that was interrupted. `progress` is called with a table and how many of its rows
 /// were read.
@@ -78,7 +92,7 @@ pub async fn copy(
     let source = Store::open_read_only(from).await?.ok_or_else(no_source)?;
     let running = source.running_gateways(from).await?;
     if running > 0 {
-        return Err(CopyError::InUse(running));
+        return Err(CopyError::InUse { gateways: running });
     }
     let source = source.connections;
     let part: Option<(String,)> = source.first(fact(UNFINISHED)).await?;
@@ -124,6 +138,10 @@ async fn begin(
         Some(_) if !resumes => return Err(CopyError::Interrupted(database)),
         Some(_) => return Ok(()),
         None => {}
+    }
+    let known: Option<(String,)> = target.first(fact(STORE_ID)).await?;
+    if resumes && known.is_some_and(|(known,)| known == id) {
+        return Err(CopyError::Complete(database));
     }
     for table in &TABLES {
         if table.count(target).await? > 0 {
@@ -424,6 +442,14 @@ const TABLES: [Table; 15] = [
 mod tests {
     use super::*;
     use crate::store::test_settings;
+
+    #[test]
+    fn one_gateway_is_not_several() {
+        let one = "a gateway runs on the database that is copied, and what is written now would be lost; stop it first";
+        assert_eq!(in_use(1), one);
+        let two = in_use(2);
+        assert!(two.starts_with("2 gateways run on") && two.ends_with("stop them first"), "{two}");
+    }
 
     /// A new column or table must be copied, or stay behind on purpose.
     #[tokio::test]

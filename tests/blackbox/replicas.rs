@@ -349,6 +349,8 @@ async fn a_file_is_copied_to_a_server_and_sessions_go_on() {
     let resumed: Vec<&str> = copy.iter().copied().chain(["--resume"]).collect();
     let (code, output, error) = before.command(&resumed).await;
     assert!(code == 0 && output.contains("2 sessions"), "{code} {output} {error}");
+    let (code, output, error) = before.command(&resumed).await;
+    assert!(code == 0 && output.contains("is already a complete copy"), "{code} {output} {error}");
     let (code, _, error) = before.command(&copy).await;
     assert!(code == 1 && error.contains("is not empty"), "{code} {error}");
 
