@@ -168,8 +168,8 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeou
 const ORDER: &str = "SELECT pg_advisory_xact_lock(1886352500, 1), \
     CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', true) ELSE '' END";
 
-const WAIT_FOR_MIGRATION: &str =
-    "SET LOCAL lock_timeout = '60s'; SELECT pg_advisory_xact_lock(1886352500, 2)";
+/// Without the notice that the table of schema steps exists, which would be logged at every start.
+const WAIT_FOR_MIGRATION: &str = "SET LOCAL client_min_messages = 'warning'; SET LOCAL lock_timeout = '60s'; SELECT pg_advisory_xact_lock(1886352500, 2)";
 
 const READ_ONLY: &str = "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY";
 

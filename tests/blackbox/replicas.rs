@@ -302,6 +302,8 @@ async fn a_replica_without_its_key_makes_no_other_one() {
     let Some(server) = PostgresServer::start() else { return };
     let url = server.create_database("app");
     let gateway = Gateway::start(&open(&format!("[store]\ndatabase = '{url}'"))).await;
+    let told = |line: &Value| line["message"].to_string().contains("already exists");
+    assert!(!gateway.log().lines().iter().any(told), "no notice of the server");
     let (key, away) = (gateway.path("portcullis.key"), gateway.path("away.key"));
     std::fs::rename(&key, &away).unwrap();
     for command in [&["key", "rotate"][..], &["user", "end-sessions", "--all"], &["run"]] {
