@@ -12,7 +12,9 @@ use crate::clock::Clock;
 use crate::config::value::{CreateFiles, SecretBytes};
 use crate::process;
 use crate::redis::{Redis, RedisSettings};
-use crate::store::{CopyError, Database, Postgres, Store, StoreSettings, StoreStatus, copy};
+use crate::store::{
+    CopyError, Database, Postgres, Store, StoreSettings, StoreStatus, UrlError, copy,
+};
 use crate::telemetry::metrics::Metrics;
 
 #[derive(Debug, Subcommand)]
@@ -83,10 +85,11 @@ async fn copy_store(arguments: &Copy) -> Result<(), Failure> {
 fn settings(url: &str, permits_unverified: bool) -> Result<StoreSettings, Failure> {
     let database = if url.starts_with("postgres://") || url.starts_with("postgresql://") {
         let parsed = Postgres::parse(url, false, permits_unverified);
-        Database::Postgres(parsed.map_err(|error| {
-            Failure::Usage(format!(
+        Database::Postgres(parsed.map_err(|error| match error {
+            UrlError::File { .. } => Failure::Usage(error.to_string()),
+            error => Failure::Usage(format!(
                 "{error}; add `?sslmode=verify-full` for another machine, or give --insecure-database-tls"
-            ))
+            )),
         })?)
     } else if let Some(path) = url.strip_prefix("sqlite:") {
         Database::File(path.strip_prefix("//").unwrap_or(path).into())

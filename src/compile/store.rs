@@ -201,7 +201,10 @@ impl Compiler<'_> {
             }
             return Some(());
         }
-        let problem = Problem::error(written.span(), "the URL has a password, and is in the configuration file");
+        let problem = Problem::error(
+            written.span(),
+            "the URL has a password, and is in the configuration file",
+        );
         self.error(problem.help(format!(
             "write `{{ env = \"{variable}\" }}` or `{{ file = \"path\" }}`; to keep it here, set `insecure_inline_secret = true` in this section"
         )));
@@ -232,6 +235,9 @@ impl Compiler<'_> {
                 let help = match error {
                     UrlError::Unreadable => {
                         "write `postgres://USER:PASSWORD@HOST/DATABASE`, with special characters of the password encoded (`%40` for `@`)"
+                    }
+                    UrlError::File { .. } => {
+                        "put it there, or correct the path, which is relative to the folder in which the gateway starts"
                     }
                     UrlError::Unverified { .. } => {
                         "add `?sslmode=verify-full` to the URL, and `&sslrootcert=/path/ca.pem` for a certificate authority of your own; \

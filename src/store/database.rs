@@ -50,6 +50,16 @@ pub enum UrlError {
     /// It cannot be read.
     #[error("the URL of the database cannot be read")]
     Unreadable,
+    /// A file of the URL is missing, or cannot be read.
+    #[error("`{parameter}` names `{file}`, which cannot be read: {cause}")]
+    File {
+        /// The parameter.
+        parameter: String,
+        /// The file that it names.
+        file: String,
+        /// Why.
+        cause: String,
+    },
     /// The connection to another machine would not check who answers.
     #[error("the connection to PostgreSQL on `{host}` would not check the server's certificate")]
     Unverified {
@@ -79,6 +89,7 @@ impl Postgres {
         if !is_local && !is_verified && !permits_unverified {
             return Err(UrlError::Unverified { host: host.to_owned() });
         }
+        check_files(url)?;
         let place = match options.get_socket() {
             Some(socket) => socket.display().to_string(),
             None => format!("{}:{}", options.get_host(), options.get_port()),
@@ -110,6 +121,25 @@ impl Postgres {
         self.caches_statements
     }
 }
+
+/// Whether each file that a URL names can be read: a first connection would report it much later,
+/// and each one that follows.
+fn check_files(url: &str) -> Result<(), UrlError> {
+    let Some((_, query)) = url.split_once('?') else { return Ok(()) };
+    for (parameter, file) in form_urlencoded::parse(query.as_bytes()) {
+        if FILES.contains(&&*parameter)
+            && let Err(error) = std::fs::File::open(&*file)
+        {
+            let (parameter, file) = (parameter.into_owned(), file.into_owned());
+            return Err(UrlError::File { parameter, file, cause: error.to_string() });
+        }
+    }
+    Ok(())
+}
+
+/// The parameters that name a file, with their other spellings.
+const FILES: [&str; 7] =
+    ["sslrootcert", "ssl-root-cert", "ssl-ca", "sslcert", "ssl-cert", "sslkey", "ssl-key"];
 
 impl fmt::Display for Postgres {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -150,6 +180,15 @@ mod tests {
             assert!(Postgres::parse(remote, true, true).is_ok());
         }
         assert_eq!(parse("postgres://me@localhost:none/app").err(), Some(UrlError::Unreadable));
+    }
+
+    #[test]
+    fn a_file_that_is_missing_is_named() {
+        let url = "postgres://me@db.example/app?sslmode=verify-full&sslrootcert=";
+        let error = Postgres::parse(&format!("{url}%2Fnope.pem"), true, false).unwrap_err();
+        assert!(error.to_string().starts_with("`sslrootcert` names `/nope.pem`, which cannot"));
+        let there = tempfile::NamedTempFile::new().unwrap();
+        assert!(Postgres::parse(&format!("{url}{}", there.path().display()), true, false).is_ok());
     }
 
     #[test]
