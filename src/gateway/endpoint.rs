@@ -95,6 +95,7 @@ impl Gateway {
             endpoint,
             parameter: matched.into_parameter(),
             mount: mount.clone(),
+            host: target.host().to_owned(),
             query: target.query().map(str::to_owned),
             headers: parts.headers,
             body,

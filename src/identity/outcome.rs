@@ -97,6 +97,8 @@ pub(super) enum Outcome {
 pub(super) enum Step {
     /// To the endpoint that leads to the only provider.
     ToProvider(String),
+    /// To the host of the issuer, where the login begins.
+    Home(String),
     /// To a provider, with the cookie of the browser's logins in progress.
     Away { location: String, cookie: HeaderValue },
     /// A session was opened for a person who comes from a provider.

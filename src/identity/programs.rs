@@ -77,6 +77,7 @@ fn login_page(filled: &Filled, request: &Request, policy: &Policy) -> Response<B
 fn redirect(step: Step, policy: &Policy) -> Response<Bytes> {
     match step {
         Step::ToProvider(path) => see_other(&path),
+        Step::Home(url) => see_other(&url),
         Step::Away { location, cookie } => with_cookies(found(&location), [cookie]),
         Step::In { tokens, to, cookie } => {
             let to = return_to::allowed(Some(&to), policy);

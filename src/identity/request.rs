@@ -28,6 +28,8 @@ pub struct Request {
     pub parameter: Option<String>,
     /// The mount of the endpoints.
     pub mount: Mount,
+    /// The host that the client asked, in lower case and without a port.
+    pub host: String,
     /// The query, as received.
     pub query: Option<String>,
     /// The header fields.

@@ -253,6 +253,31 @@ async fn a_login_at_a_provider_ends_in_a_session_of_ours() {
         .await;
 }
 
+/// The provider leads back to the host of the issuer, where the cookies of another host are missing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_that_begins_on_another_host_moves_to_that_of_the_issuer() {
+    let Some(mut site) = Site::start("", "").await else { return };
+    let page = site.browse("ann", "http://alias.test/auth/login/corp?return_to=%2Freports");
+    assert_eq!((page.status(), page.url()), (200, "http://app.test/reports"), "{page:?}");
+    let begin = async |path: &str, host: &str| {
+        let response = site.gateway.get(path).host(host).send().await;
+        (response.status, response.header("location").unwrap_or_default().to_owned())
+    };
+    let (status, to) = begin("/auth/login/corp?return_to=%2Fa&acr_values=x", "alias.test").await;
+    let home = "http://app.test/auth/login/corp?return_to=%2Fa&acr_values=x&moved=1";
+    assert_eq!((status, &*to), (303, home));
+    // Behind a proxy that changes the host, it happens once.
+    for (path, host) in [
+        ("/auth/login/corp?moved=1", "alias.test"),
+        ("/auth/login/corp", "APP.test"),
+        ("/auth/login/corp", "app.test:8080"),
+    ] {
+        let (status, to) = begin(path, host).await;
+        assert_eq!(status, 302, "{path} {host}");
+        assert!(to.starts_with(&site.issuer), "{path} {host}: {to}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_login_page_offers_every_way() {
     let Some(mut site) = Site::start("registration = 'open'", "").await else { return };
@@ -343,7 +368,8 @@ async fn a_login_with_more_roles_than_cookies_hold_is_refused() {
     assert_eq!((&shown["roles"], &shown["sessions"]), (&json!([]), &json!([])), "{shown}");
 
     // A map keeps what routes ask for.
-    let map = "roles = 'groups'\nrole_map = { '8f3c0007-7c1d-4c7e-9a55-0b1d6e3f2a90' = ['editor'] }";
+    let map =
+        "roles = 'groups'\nrole_map = { '8f3c0007-7c1d-4c7e-9a55-0b1d6e3f2a90' = ['editor'] }";
     let Some(mut site) = Site::start("", map).await else { return };
     site.person("ann", &groups(350));
     assert_eq!(site.log_in("ann").claims()["roles"], json!(["editor"]));

@@ -1,4 +1,4 @@
-// Browsers that follow the redirects of a login. The host app.test is the gateway.
+// Browsers that follow the redirects of a login. The hosts app.test and alias.test are the gateway.
 //
 // {"do": "gateway", "address"}                  → where that is
 // {"do": "browse", "jar", "url", "form"?, "until"?} → {"status", "url", "body", "hops", "cookies", "longest"}: follows redirects; stops
@@ -10,11 +10,11 @@ import { request as send } from "node:http";
 export const jars = new Map();
 export const at = { gateway: undefined };
 
-// One request of a browser. The host app.test is the gateway.
+// One request of a browser.
 export function fetchOne(jar, url, form) {
   const target = new URL(url);
   const own = jar[target.host] ?? (jar[target.host] = new Map());
-  const [host, number] = target.host === "app.test" ? at.gateway.split(":") : [target.hostname, target.port];
+  const [host, number] = ["app.test", "alias.test"].includes(target.host) ? at.gateway.split(":") : [target.hostname, target.port];
   const cookie = [...own].map(([name, value]) => `${name}=${value}`).join("; ");
   const body = form ? new URLSearchParams(form).toString() : undefined;
   const headers = {

@@ -22,6 +22,9 @@ impl Identity {
     /// Begins a login at a provider: a redirect there.
     pub(super) async fn depart(&self, request: &Request, policy: &Policy) -> Answered {
         let provider = asked_for(request, policy)?;
+        if let Some(home) = on_own_host(provider, request, policy) {
+            return Ok(Outcome::Step(Step::Home(home)));
+        }
         let asked = request.parameter_of_query("return_to");
         let back = return_to::allowed(asked.as_deref(), policy);
         let mut flight = self.begin(provider, back)?;
@@ -144,6 +147,25 @@ fn asked_for<'p>(request: &Request, policy: &'p Policy) -> Result<&'p Provider, 
 fn callback(provider: &Provider, policy: &Policy) -> String {
     format!("{}/login/{}/callback", policy.issuer, provider.settings().name)
 }
+
+/// Where a login begins on the host of the issuer, if the browser is on another one: it comes back
+/// there, without the cookies of this host, and the login could only fail.
+///
+/// A proxy in front may change the host of every request, so this happens once.
+fn on_own_host(provider: &Provider, request: &Request, policy: &Policy) -> Option<String> {
+    let issuer = policy.issuer.parse::<http::Uri>().ok()?;
+    let is_own = issuer.host().is_none_or(|host| host.eq_ignore_ascii_case(&request.host));
+    let is_shared = policy.cookies.domain.is_some();
+    if is_own || is_shared || request.parameter_of_query(MOVED).is_some() {
+        return None;
+    }
+    let query = request.query.as_deref().filter(|query| !query.is_empty());
+    let query = query.map_or_else(String::new, |query| format!("{query}&"));
+    Some(format!("{}/login/{}?{query}{MOVED}=1", policy.issuer, provider.settings().name))
+}
+
+/// The parameter of a login that was begun on another host.
+const MOVED: &str = "moved";
 
 /// Reports why a login failed: the client learns only the reason.
 fn failed(provider: &Provider, error: ProviderError) -> IdentityError {
