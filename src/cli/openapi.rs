@@ -179,6 +179,14 @@ impl Description {
                 json!({ "description": description, "headers": { "Location": location } }),
             );
         }
+        if endpoint.action == Action::Depart {
+            let location = json!({ "description": "A URL.", "schema": { "type": "string" } });
+            let description = "On another host than that of the issuer: the same login there.";
+            responses.insert(
+                "303".to_owned(),
+                json!({ "description": description, "headers": { "Location": location } }),
+            );
+        }
         for (status, reasons) in refusals(endpoint) {
             let reasons: Vec<String> =
                 reasons.into_iter().map(|reason| format!("`{reason}`")).collect();
