@@ -2178,9 +2178,9 @@ fn a_password_in_the_url_of_a_store_is_refused() {
     let with = |lines: &str| format!("{}\n[store]\n{lines}\n", with_protected(""));
     assert_snapshot!(rejected(&with("redis = \"redis://:hunter2@127.0.0.1:6379\"")), @r#"
     error: the URL has a password, and is in the configuration file
-      --> gateway.toml:16:9
+      --> gateway.toml:18:9
        |
-    16 | redis = "redis://:*******@127.0.0.1:6379"
+    18 | redis = "redis://:*******@127.0.0.1:6379"
        |         ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
        |
        = help: write `{ env = "REDIS_URL" }` or `{ file = "path" }`; to keep it here, set `insecure_inline_secret = true` in this section

@@ -90,9 +90,10 @@ pub(super) fn proxy_config(path: &Path, arguments: &Arguments) -> Result<(), Fai
         hosts: arguments.hosts.clone(),
         verify: arguments.verify,
     };
-    let site = Site::new(&snapshot, &request).map_err(unwritable)?;
+    let site = Site::new(&snapshot, &request).map_err(|error| unwritable(&error))?;
     if is_cluster {
-        let manifests = manifests(arguments.implementation.into(), &site).map_err(unwritable)?;
+        let manifests = manifests(arguments.implementation.into(), &site)
+            .map_err(|error| unwritable(&error))?;
         if let Some(folder) = &arguments.out {
             write(folder, std::slice::from_ref(&manifests))?;
         }
@@ -106,7 +107,7 @@ pub(super) fn proxy_config(path: &Path, arguments: &Arguments) -> Result<(), Fai
 }
 
 /// Some of it comes from the command line, the rest from the file.
-fn unwritable(error: Unwritable) -> Failure {
+fn unwritable(error: &Unwritable) -> Failure {
     match error {
         Unwritable::Upstream(_)
         | Unwritable::Address(_)

@@ -185,10 +185,7 @@ async fn ask_redis(settings: &RedisSettings, store: &Store) -> Result<InRedis, F
 
 impl InRedis {
     fn row(&self) -> String {
-        let state = match &self.problem {
-            None => "answers".to_owned(),
-            Some(problem) => problem.clone(),
-        };
+        let state = self.problem.as_deref().unwrap_or("answers");
         format!("redis         {} ({state})\n", self.address)
     }
 
