@@ -26,7 +26,7 @@ pub enum Family {
     Host,
     /// Credentials with two meanings, or that the application must not see.
     Credentials,
-    /// A WebSocket.
+    /// An upgrade, to WebSocket or another protocol.
     Upgrade,
     /// A second request inside the first.
     Smuggling,
@@ -69,6 +69,8 @@ pub struct Case {
     pub(super) secrets: Vec<(String, String)>,
     /// Whether a second request follows in the same bytes.
     pub(super) has_hidden: bool,
+    /// The protocols of an upgrade that must not pass as it is.
+    pub(super) protocols: Vec<&'static str>,
 }
 
 impl Case {
@@ -98,6 +100,7 @@ struct Draft {
     /// What follows the head.
     after: String,
     has_hidden: bool,
+    protocols: Vec<&'static str>,
 }
 
 impl Draft {
@@ -114,6 +117,7 @@ impl Draft {
             secrets: Vec::new(),
             after: String::new(),
             has_hidden: false,
+            protocols: Vec::new(),
         }
     }
 
@@ -262,6 +266,7 @@ impl<'o> Corpus<'o> {
             mark,
             secrets: draft.secrets,
             has_hidden: draft.has_hidden,
+            protocols: draft.protocols,
         }
     }
 
@@ -285,9 +290,10 @@ impl<'o> Corpus<'o> {
 
 impl Case {
     fn is_ordinary(&self) -> bool {
-        let lets_in = self.expected.allow;
-        lets_in && self.secrets.is_empty() && self.credentials == Credentials::None
-            || lets_in && self.family == Family::Path
+        let carries_nothing = self.secrets.is_empty()
+            && self.protocols.is_empty()
+            && self.credentials == Credentials::None;
+        self.expected.allow && (carries_nothing || self.family == Family::Path)
     }
 }
 

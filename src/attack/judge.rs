@@ -84,7 +84,11 @@ impl<'o> Judge<'o> {
 
     fn verdict(&self, case: &Case, answer: &Answer) -> Verdict {
         for response in &answer.responses {
-            let text = echoed(response).text;
+            let seen = echoed(response);
+            if let Some(protocol) = upgraded(case, response, &seen) {
+                return Verdict::Through(format!("the upgrade to `{protocol}`"));
+            }
+            let text = seen.text;
             if let Some((name, _)) = case.secrets.iter().find(|(_, value)| text.contains(value)) {
                 return Verdict::Through(format!("`{name}` of the client reached the application"));
             }
@@ -142,6 +146,20 @@ impl<'o> Judge<'o> {
         let is_same = *target == case.target && host == case.host;
         !is_same && self.oracle.decide(host, target, HeaderMap::new(), case.credentials).allow
     }
+}
+
+/// The protocol of an upgrade that has passed and must not: the application has switched to it, or
+/// shows that it was asked to. A proxy may make a WebSocket of several protocols.
+fn upgraded(case: &Case, response: &Response, seen: &Echoed) -> Option<String> {
+    let is_websocket = |protocol: &str| protocol.eq_ignore_ascii_case("websocket");
+    let passed = if response.status == 101 {
+        response.field("upgrade").unwrap_or_default()
+    } else {
+        seen.fields.as_ref()?.get("upgrade")?.as_str()?
+    };
+    let has_one = case.protocols.iter().any(|protocol| is_websocket(protocol));
+    let is_foreign = !case.protocols.is_empty() && !(has_one && is_websocket(passed));
+    is_foreign.then(|| passed.to_owned())
 }
 
 /// What an application says that it got: the members of a JSON object, except the body; else the

@@ -193,7 +193,7 @@ pub fn is_forwarding(name: &HeaderName) -> bool {
 
 /// The fields of the client that decide about it. Proxies that pass on only what is listed list
 /// these.
-pub const PASSED: [&str; 11] = [
+pub const PASSED: [&str; 12] = [
     "authorization",
     "cookie",
     "accept",
@@ -205,6 +205,7 @@ pub const PASSED: [&str; 11] = [
     "user-agent",
     "sec-websocket-key",
     "sec-websocket-version",
+    "upgrade",
 ];
 
 /// The longest method, in bytes.
@@ -264,6 +265,11 @@ pub enum Flaw {
         "`Connection` names the identity header `{0}`: the proxy must not pass the client's `Connection` along"
     )]
     InConnection(HeaderName),
+    /// An upgrade to something else than WebSocket.
+    #[error(
+        "`Upgrade` is not one `websocket` in a GET: behind another protocol, nothing is asked about, so the proxy must not forward it"
+    )]
+    Upgrade,
     /// A body.
     #[error("the verification request has a body: the proxy must ask without it")]
     Body,
@@ -379,6 +385,9 @@ impl Asker<'_> {
             Some(_) if parts.method != Method::GET => return Err(flaw(Flaw::Method)),
             Some(field) => method(&parts.headers, field).map_err(flaw)?,
         };
+        if !stays_in_sight(&method, &parts.headers) {
+            return Err(flaw(Flaw::Upgrade));
+        }
         let host = host(&parts.headers, &fields.host).map_err(flaw)?;
         let client = client(&parts.headers, &fields.client, dialect).map_err(flaw)?;
         let scheme = scheme(&parts.headers, &fields.proto).map_err(flaw)?;
@@ -396,7 +405,7 @@ impl Asker<'_> {
         parts.uri = Uri::from(uri);
         parts.version = Version::HTTP_11;
         parts.headers.insert(header::HOST, host);
-        // A proxy asks about an upgrade without `Upgrade`, which is for one hop. Every browser sends
+        // Traefik asks about an upgrade without `Upgrade`, which is for one hop. Every browser sends
         // this key (RFC 6455 §4.1), and the written configurations pass it on.
         if parts.headers.contains_key(header::SEC_WEBSOCKET_KEY) {
             parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -443,6 +452,15 @@ fn only<'a>(headers: &'a HeaderMap, field: &Field) -> Result<&'a HeaderValue, Fl
         (None, _) => Err(Flaw::Missing(field.name, field.line)),
         (Some(_), Some(_)) => Err(Flaw::Repeated(field.name, field.line)),
     }
+}
+
+/// Whether the request asks for no upgrade, or for one to WebSocket (RFC 6455 §4.1). Behind another
+/// protocol, such as HTTP/2, requests would follow that nobody asks about.
+fn stays_in_sight(method: &Method, headers: &HeaderMap) -> bool {
+    let mut upgrades = headers.get_all(header::UPGRADE).iter();
+    let Some(protocol) = upgrades.next() else { return true };
+    let is_websocket = protocol.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket");
+    is_websocket && upgrades.next().is_none() && method == Method::GET
 }
 
 fn method(headers: &HeaderMap, field: &Field) -> Result<Method, Flaw> {

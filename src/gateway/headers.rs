@@ -38,7 +38,7 @@ const ALWAYS_REMOVED: [&str; 15] = [
 
 /// Fields that could change the application's view of the request, folded. The configurations that
 /// are written for other proxies remove them too.
-pub const VIEW: [&str; 16] = [
+pub const VIEW: [&str; 17] = [
     "x-original-url",
     "x-original-uri",
     "x-original-host",
@@ -57,6 +57,8 @@ pub const VIEW: [&str; 16] = [
     "early-data",
     // A second target (RFC 4918 §10.3), which only the gateway decides about and sets again.
     "destination",
+    // RFC 7540 §3.2.1: with an upgrade to HTTP/2, which is for one hop.
+    "http2-settings",
 ];
 
 /// Fields that are genuine, but must not appear in another spelling: CGI has only one

@@ -281,6 +281,11 @@ async fn a_question_that_is_not_the_dialects_is_refused() {
             ("X_Original_URI", "/open/"),
             ("X-Forwarded-Prefix", "/open"),
             ("X-Portcullis-Status", "200"),
+            ("Upgrade", "h2c"),
+            ("Upgrade", "h2c, websocket"),
+            ("Upgrade", "websocket2"),
+            ("Upgrade", "TLS/1.0"),
+            ("Upgrade", ""),
             ("X~HTTP~Method~Override", "DELETE"),
             ("true~client~ip", "192.0.2.1"),
             ("content_length", "4"),
@@ -297,6 +302,13 @@ async fn a_question_that_is_not_the_dialects_is_refused() {
             let question = Question { body, version, ..good.clone() }.with(name, value);
             bad.push((format!("{name}: {value}"), question));
         }
+        let upgrade = good.clone().with("Upgrade", "WebSocket");
+        assert_eq!(upgrade.ask(&gateway).await.status, 200, "{dialect}");
+        for second in ["websocket", "h2c"] {
+            let both = upgrade.clone().with("Upgrade", second);
+            bad.push((format!("Upgrade twice, with {second}"), both));
+        }
+        bad.push(("Upgrade of a POST".to_owned(), Question { method: "POST", ..upgrade }));
         for other in DIALECTS {
             for (name, value) in (Question { dialect: other, ..good.clone() }).own() {
                 let traefiks_port = name == "Host" && dialect != "nginx" && dialect != "envoy";

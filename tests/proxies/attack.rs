@@ -110,15 +110,22 @@ async fn what_gets_through_a_missing_line_is_listed() {
         let (edits, family, expected): (&[(&str, &str)], _, _) = match kind {
             "nginx" => (&[("auth_request /_portcullis;", "")], "path", "GET / of wiki.test"),
             "caddy" => (
-                &[("@other -Connection", "@other X-Other 1")],
+                // Without the second line, the gateway refuses other protocols.
+                &[
+                    ("@other -Connection", "@other X-Other 1"),
+                    ("request_header @other -Upgrade", ""),
+                ],
                 "identity",
                 "`Connection: close, x-auth-user`",
             ),
             "traefik" => (
-                &[(
-                    "authResponseHeadersRegex: '(?i)^(",
-                    "authResponseHeaders: [X-Auth-User, X-Auth-Email] # ",
-                )],
+                &[
+                    (
+                        "authResponseHeadersRegex: '(?i)^(",
+                        "authResponseHeaders: [X-Auth-User, X-Auth-Email] # ",
+                    ),
+                    ("Upgrade: \"\"", "X-Other: \"\""),
+                ],
                 "identity",
                 "`x_auth_email` and the like",
             ),
@@ -127,7 +134,11 @@ async fn what_gets_through_a_missing_line_is_listed() {
                 "identity",
                 "`x.auth.email` and the like",
             ),
-            _ => (&[(" -m reg", " -m str")], "identity", "`x.auth.email` and the like"),
+            _ => (
+                &[(" -m reg", " -m str"), ("del-header upgrade", "del-header x-other")],
+                "identity",
+                "`x.auth.email` and the like",
+            ),
         };
         let Some(target) = Target::start(kind, edits).await else { return };
         let (code, report, errors) = target.attack(&["--token", token]).await;
@@ -136,6 +147,9 @@ async fn what_gets_through_a_missing_line_is_listed() {
         let found = through(&report);
         assert!(found.iter().any(|case| case.contains(expected)), "{kind}: {found:#?}");
         assert!(report["through"].to_string().contains(&format!("\"family\":\"{family}\"")));
+        // Traefik cannot tell the gateway about an upgrade.
+        let upgraded = found.iter().any(|case| case.contains("`Upgrade: foo`"));
+        assert_eq!(upgraded, kind == "traefik", "{kind}: {found:#?}");
     });
     Box::pin(futures(tests)).await;
 }

@@ -461,6 +461,13 @@ async fn upgrades_by_cookie_need_our_origin() {
         let foreign = seam.raw(&handshake("/ws/foreign", "http://evil.test").bytes()).await.unwrap();
         foreign.is(403, "origin_foreign");
         assert!(seam.reached("/ws/foreign").is_empty(), "{kind}");
+        // Without the key, it is refused, or the application gets no `Upgrade`.
+        let keyless = seam.get("/ws/keyless").header("Upgrade", "websocket");
+        let keyless = keyless.header("Connection", "Upgrade").header("Cookie", &cookie);
+        let answer = seam.raw(&keyless.header("Origin", "http://evil.test").bytes()).await;
+        assert_ne!(answer.map(|answer| answer.status), Some(101), "{kind}");
+        let mut reached = seam.reached("/ws/keyless").into_iter();
+        assert!(reached.all(|received| received.header("upgrade").is_none()), "{kind}");
         let mut connection = Connection::open(seam.proxy.address()).await;
         connection.write(handshake("/ws/own", "http://wiki.test").bytes()).await;
         assert_eq!(connection.head().await.unwrap().status, 101, "{kind}\n{}", seam.proxy.errors());

@@ -41,6 +41,9 @@ const CLIENTS: [&str; 5] =
 /// A key of a WebSocket (RFC 6455 §1.3).
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
+/// The settings of an upgrade to HTTP/2 (RFC 7540 §3.2.1).
+const HTTP2_SETTINGS: &str = "AAMAAABkAAQAAP__";
+
 impl Corpus<'_> {
     /// All of it.
     pub(super) fn matrix(&self) -> Vec<Draft> {
@@ -60,6 +63,7 @@ impl Corpus<'_> {
             drafts.extend(self.spoofed(open, false));
             drafts.extend(self.claims(open));
             drafts.extend(self.credentials(open));
+            drafts.extend(protocols(open));
             if let Some(guarded) = first(|spot| !spot.is_open) {
                 drafts.extend(self.smuggled(open, guarded));
             }
@@ -67,6 +71,7 @@ impl Corpus<'_> {
         if let Some(mine) = first(|spot| spot.is_mine) {
             drafts.extend(self.spoofed(mine, true));
             drafts.extend(self.as_caller(mine, open));
+            drafts.extend(protocols(mine).into_iter().map(Draft::with_token));
         }
         drafts
     }
@@ -348,6 +353,35 @@ fn upgrades(guarded: &Spot) -> Vec<Draft> {
         .idle("Connection", "Upgrade")
         .idle("Upgrade", "websocket");
     vec![handshake(draft.what("a WebSocket")), keyless]
+}
+
+/// Upgrades to anything but WebSocket: behind them, requests would follow that nobody asks about.
+fn protocols(spot: &Spot) -> Vec<Draft> {
+    let lines: [&[&str]; 8] = [
+        &["h2c"],
+        &["websocket", "h2c"],
+        &["h2c", "websocket"],
+        &["h2c, websocket"],
+        &["websocket, h2c"],
+        &["foo"],
+        &["TLS/1.0"],
+        &["websocket2"],
+    ];
+    let draft = |lines: &[&'static str]| {
+        let what = lines.iter().map(|line| format!("`Upgrade: {line}`")).collect::<Vec<_>>();
+        let mut draft = Draft::new(Family::Upgrade, spot, &spot.root)
+            .what(what.join(" and "))
+            .decisive("Sec-WebSocket-Key", KEY)
+            .decisive("Sec-WebSocket-Version", "13")
+            .idle("Connection", "Upgrade, HTTP2-Settings")
+            .idle("HTTP2-Settings", HTTP2_SETTINGS);
+        for line in lines {
+            draft = draft.idle("Upgrade", line);
+        }
+        draft.protocols = lines.iter().flat_map(|line| line.split(", ")).collect();
+        draft
+    };
+    lines.into_iter().map(draft).collect()
 }
 
 fn handshake(draft: Draft) -> Draft {
