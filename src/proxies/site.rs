@@ -288,14 +288,26 @@ impl Site {
         statuses
     }
 
-    /// Caddy's site addresses.
+    /// Whether a host is that of all below a domain.
+    pub fn has_wildcard(&self) -> bool {
+        self.hosts.iter().any(|host| host.starts_with('*'))
+    }
+
+    /// Caddy's site addresses. Its own wildcards stand for one label.
     pub fn addresses(&self) -> String {
         let port = self.listen.port();
-        let addresses: Vec<String> = match self.hosts.as_slice() {
-            [] => vec![format!("http://:{port}")],
-            hosts => hosts.iter().map(|host| format!("http://{host}:{port}")).collect(),
-        };
+        if self.hosts.is_empty() || self.has_wildcard() {
+            return format!("http://:{port}");
+        }
+        let addresses: Vec<String> =
+            self.hosts.iter().map(|host| format!("http://{host}:{port}")).collect();
         addresses.join(", ")
+    }
+
+    /// A regular expression for the hosts.
+    pub fn host_pattern(&self) -> String {
+        let of = |host: &String| host.replace('.', "\\.").replace('*', ".+");
+        self.hosts.iter().map(of).collect::<Vec<_>>().join("|")
     }
 
     /// nginx's `server_name`.

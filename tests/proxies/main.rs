@@ -67,6 +67,12 @@ $DESTINATION
 issuers = ['corp']
 identity_headers = { X-Remote-User = 'sub' }
 [[route]]
+name = 'wild'
+host = '*.wild.test'
+path = '/*'
+$DESTINATION
+access = 'public'
+[[route]]
 name = 'auth'
 host = 'wiki.test'
 path = '/auth/*'
@@ -213,8 +219,16 @@ async fn refusals_arrive_as_the_gateway_would_write_them() {
         let page = get("/pages?x=1").header("Accept", "text/html").send().await;
         let location = "http://wiki.test/auth/login?return_to=%2Fpages%3Fx%3D1";
         assert_eq!((page.status, page.header("location")), (302, Some(location)), "{kind}");
-        let unknown = get("/").host("unknown.test").send().await;
-        assert_eq!(unknown.status, 404, "{kind}: {unknown:?}");
+        for (host, status) in [
+            ("unknown.test", 404),
+            ("wild.test", 404),
+            ("xwild.test", 404),
+            ("a.wild.test", 200),
+            ("A.B.wild.test:8080", 200),
+        ] {
+            let response = get("/").host(host).send().await;
+            assert_eq!(response.status, status, "{kind}: {host}: {response:?}");
+        }
     })
     .await;
 }
