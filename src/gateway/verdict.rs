@@ -102,13 +102,14 @@ fn for_nginx(mut response: Response<Body>, reason: &'static str, id: &str) -> Re
         if may_log_in { StatusCode::UNAUTHORIZED } else { StatusCode::FORBIDDEN };
     let headers = response.headers_mut();
     for (name, moved) in MOVED {
-        // With a 401, nginx passes the challenge on by itself.
+        let mut values: Vec<HeaderValue> = headers.get_all(&name).iter().cloned().collect();
+        headers.remove(&name);
+        // With a 401, nginx passes one challenge on by itself: the first stays, as the only one.
         if name == header::WWW_AUTHENTICATE && status == StatusCode::UNAUTHORIZED {
-            continue;
+            headers.extend(values.first().map(|first| (name, first.clone())));
+            values = values.split_off(values.len().min(1));
         }
-        if let Some(value) = headers.remove(name) {
-            headers.insert(moved, value);
-        }
+        headers.extend(values.into_iter().next().map(|value| (moved, value)));
     }
     headers.insert(X_PORTCULLIS_STATUS, HeaderValue::from(status.as_u16()));
     headers.insert(X_PORTCULLIS_REASON, HeaderValue::from_static(reason));

@@ -60,9 +60,10 @@ core.register_action("portcullis", { "http-req" }, function(txn)
   end
   local reply = txn:reply({ status = status })
   for _, name in ipairs(kept) do
-    local values = answer and answer.headers and answer.headers[name]
-    if values and values[0] then
-      reply:add_header(name, values[0])
+    local values, at = answer and answer.headers and answer.headers[name], 0
+    while values and values[at] do
+      reply:add_header(name, values[at])
+      at = at + 1
     end
   end
   reply:set_body(answer and answer.body or "")

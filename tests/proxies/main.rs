@@ -67,6 +67,12 @@ $DESTINATION
 issuers = ['corp']
 identity_headers = { X-Remote-User = 'sub' }
 [[route]]
+name = 'dav'
+host = 'part.test'
+path = '/dav/*'
+$DESTINATION
+token_from = ['header', 'basic']
+[[route]]
 name = 'wild'
 host = '*.wild.test'
 path = '/*'
@@ -219,6 +225,13 @@ async fn refusals_arrive_as_the_gateway_would_write_them() {
         let page = get("/pages?x=1").header("Accept", "text/html").send().await;
         let location = "http://wiki.test/auth/login?return_to=%2Fpages%3Fx%3D1";
         assert_eq!((page.status, page.header("location")), (302, Some(location)), "{kind}");
+        let dav = get("/dav/").host("part.test").send().await;
+        let challenges = ["Bearer realm=\"portcullis\"", "Basic realm=\"portcullis\""];
+        assert_eq!(
+            (dav.status, dav.headers("www-authenticate")),
+            (401, challenges.to_vec()),
+            "{kind}"
+        );
         for (host, status) in [
             ("unknown.test", 404),
             ("wild.test", 404),
