@@ -361,7 +361,7 @@ const MAX_REMOVED: usize = 16;
 const ANSWERED: [u16; 7] = [400, 401, 404, 405, 429, 431, 503];
 
 /// Forwarding fields of other dialects, and of proxies in front of this one.
-const CLAIMS: [&str; 25] = [
+const CLAIMS: [&str; 31] = [
     "x-forwarded-uri",
     "x-forwarded-method",
     "x-forwarded-host",
@@ -375,6 +375,13 @@ const CLAIMS: [&str; 25] = [
     "x-forwarded-email",
     "x-forwarded-groups",
     "x-forwarded-preferred-username",
+    "x-forwarded-access-token",
+    "x-forwarded-path",
+    "x-forwarded-protocol",
+    // Istio's and Traefik's word about a client certificate.
+    "x-forwarded-client-cert",
+    "x-forwarded-tls-client-cert",
+    "x-forwarded-tls-client-cert-info",
     "x-original-url",
     "x-original-host",
     "x-rewrite-url",

@@ -162,6 +162,7 @@ async fn callers_get_in_and_the_application_learns_who_they_are() {
             .header("X-Original-URL", "/admin")
             .header("X-Forwarded-For", "203.0.113.9")
             .header("True-Client-IP", "203.0.113.9")
+            .header("X-Forwarded-Client-Cert", "By=evil")
             .send()
             .await;
         assert_eq!(allowed.status, 200, "{kind}: {allowed:?}\n{}", seam.proxy.errors());
@@ -173,8 +174,13 @@ async fn callers_get_in_and_the_application_learns_who_they_are() {
         assert_eq!(received.header("x-auth-email"), Some("e@x.test"), "{kind}");
         assert_eq!(received.header("x-auth-name").unwrap_or_default(), "", "{kind}");
         assert_eq!(received.header("cookie"), Some("a=1; __Host-portcullis-x=2; b=3"), "{kind}");
-        for name in ["authorization", "x-http-method-override", "x-original-url", "true-client-ip"]
-        {
+        for name in [
+            "authorization",
+            "x-http-method-override",
+            "x-original-url",
+            "true-client-ip",
+            "x-forwarded-client-cert",
+        ] {
             assert_eq!(received.header(name).unwrap_or_default(), "", "{kind}: {name}");
         }
         let forwarded = received.header("x-forwarded-for").unwrap_or_default().to_owned();
