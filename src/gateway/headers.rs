@@ -14,8 +14,11 @@ use serde_json::Value;
 use super::token_names::TokenNames;
 use crate::token::{ClaimPath, VerifiedToken};
 
+/// The trace that a client says its request belongs to (W3C Trace Context).
+pub const TRACE: [&str; 2] = ["traceparent", "tracestate"];
+
 /// The names that are removed from every request, whatever its route (CONTRACT §4), folded.
-const ALWAYS_REMOVED: [&str; 15] = [
+const ALWAYS_REMOVED: [&str; 13] = [
     "authorization",
     // Hop by hop (RFC 9110 §7.6.1).
     "connection",
@@ -30,8 +33,6 @@ const ALWAYS_REMOVED: [&str; 15] = [
     "expect",
     // Set by the gateway.
     "x-request-id",
-    "traceparent",
-    "tracestate",
     // Set again with the second target as it was decided.
     "if",
 ];
@@ -63,7 +64,7 @@ pub const VIEW: [&str; 17] = [
 
 /// Fields that are genuine, but must not appear in another spelling: CGI has only one
 /// `CONTENT_LENGTH`.
-const EXACT_SPELLING: [&str; 2] = ["content-length", "content-type"];
+pub const EXACT_SPELLING: [&str; 2] = ["content-length", "content-type"];
 
 /// Kept if the route sets `method_override = true`, folded.
 pub const METHOD_OVERRIDES: [&str; 3] =
@@ -92,8 +93,12 @@ impl OwnedNames {
     /// The fixed names, and the identity headers.
     pub fn new<'a>(identity: impl IntoIterator<Item = &'a HeaderName>) -> Self {
         let mut names = FoldedNames::new(identity);
-        for name in
-            ALWAYS_REMOVED.into_iter().chain(VIEW).chain(EXACT_SPELLING).chain(METHOD_OVERRIDES)
+        for name in ALWAYS_REMOVED
+            .into_iter()
+            .chain(TRACE)
+            .chain(VIEW)
+            .chain(EXACT_SPELLING)
+            .chain(METHOD_OVERRIDES)
         {
             names.insert(name.as_bytes());
         }

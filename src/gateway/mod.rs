@@ -327,7 +327,7 @@ impl Gateway {
         };
         let mut closes = self.is_draining();
         let (status, mut response) = match verdict {
-            Ok(allow) => (StatusCode::OK, allow.into_response()),
+            Ok(allow) => (StatusCode::OK, allow.into_response(exchange.request_id())),
             Err(refusal) => {
                 exchange.refused(&refusal);
                 // What follows a body that must not be there must not be read as the next question.

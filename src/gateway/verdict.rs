@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use super::authorize::Permit;
 use super::body::Body;
 use super::dialect::Dialect;
+use super::exchange_ids::X_REQUEST_ID;
 use super::matched::MatchedParts;
 use super::outgoing::strip_cookies;
 use super::refusal::Refusal;
@@ -57,11 +58,15 @@ impl Allow {
         &self.headers
     }
 
-    /// The response: 200, without a body.
-    pub(super) fn into_response(self) -> Response<Body> {
+    /// The response: 200, without a body. The application gets the id of this request instead of
+    /// one of the client.
+    pub(super) fn into_response(self, request_id: &str) -> Response<Body> {
         let mut response = Response::new(Body::Empty);
-        *response.headers_mut() = self.headers;
-        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        let mut headers = self.headers;
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        let id = HeaderValue::from_str(request_id).unwrap_or(HeaderValue::from_static(""));
+        headers.insert(X_REQUEST_ID, id);
+        *response.headers_mut() = headers;
         response
     }
 }

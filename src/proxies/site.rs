@@ -8,7 +8,7 @@ use http::uri::Uri;
 
 use crate::gateway::Snapshot;
 use crate::gateway::dialect::PASSED;
-use crate::gateway::headers::{METHOD_OVERRIDES, VIEW};
+use crate::gateway::headers::{EXACT_SPELLING, METHOD_OVERRIDES, TRACE, VIEW};
 use crate::gateway::route::{Destination, HostPattern};
 use crate::reason::Reason;
 
@@ -153,7 +153,8 @@ pub struct Site {
     pub upstream_ca: Option<String>,
     /// The hosts that it serves: names, or `*.` and a suffix; empty: every host.
     pub hosts: Vec<String>,
-    /// The identity headers of all routes.
+    /// The fields that the application gets from the answer: the identity headers of all routes,
+    /// and the id of the request.
     pub names: Vec<Name>,
 }
 
@@ -179,6 +180,7 @@ impl Site {
             }
             names.push(Name(name.as_str().to_owned()));
         }
+        names.push(Name("x-request-id".to_owned()));
         let (is_https, upstream) = authority(&request.upstream)
             .ok_or_else(|| Unwritable::Upstream(request.upstream.clone()))?;
         if is_https && upstream.is_address() {
@@ -225,7 +227,8 @@ impl Site {
 
     /// Names of the client that an application could take for the proxy's word.
     pub fn removed(&self) -> Vec<Name> {
-        VIEW.iter().chain(&METHOD_OVERRIDES).map(|name| Name((*name).to_owned())).collect()
+        let names = VIEW.iter().chain(&METHOD_OVERRIDES).chain(&TRACE);
+        names.map(|name| Name((*name).to_owned())).collect()
     }
 
     /// The fields that decide about a request.
@@ -244,14 +247,15 @@ impl Site {
         // All but those that the proxy sets.
         let forwarded = ["x[^a-z0-9-]forwarded.*", "x-forwarded([^-].*)?"].map(str::to_owned);
         let others = format!("x-forwarded-({})", all_but(&["for", "proto"]));
-        names.map(|name| name.pattern()).chain(forwarded).chain([others]).collect()
+        let names = names.map(|name| name.pattern()).chain(misspelt());
+        names.chain(forwarded).chain([others]).collect()
     }
 
     /// The same for Traefik, in one expression. It sets X-Real-Ip and more of X-Forwarded itself.
     pub fn taken(&self) -> String {
         let removed = self.removed().into_iter().filter(|name| name.lower() != "x-real-ip");
-        let names: Vec<String> =
-            self.names.iter().cloned().chain(removed).map(|name| name.pattern()).collect();
+        let names = self.names.iter().cloned().chain(removed).map(|name| name.pattern());
+        let names: Vec<String> = names.chain(misspelt()).collect();
         let own = all_but(&["for", "host", "port", "proto", "server"]);
         format!(
             "(?i)^(authorization|cookie|{}|x[^a-z0-9-]real[^a-z0-9]ip|x-real[^a-z0-9-]ip|x[^a-z0-9-]forwarded.*|x-forwarded([^-].*)?|x-forwarded-({own}))$",
@@ -395,6 +399,12 @@ const CLAIMS: [&str; 31] = [
     "x-portcullis-proto",
     "x-portcullis-status",
 ];
+
+/// Regular expressions for the other spellings of fields that are the proxy's own.
+fn misspelt() -> Vec<String> {
+    let names = EXACT_SPELLING.iter().chain(&["transfer-encoding"]);
+    names.map(|name| name.replace('-', "[^a-z0-9-]")).collect()
+}
 
 /// A regular expression for every text but these, which consist of lower-case letters. RE2 cannot
 /// look ahead.

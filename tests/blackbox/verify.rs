@@ -189,6 +189,7 @@ async fn every_dialect_gets_the_decision_of_the_gateway() {
         assert_eq!(allowed.header("x-auth-email"), Some(""), "empty, not absent");
         let line = gateway.access(&format!("/pages/{dialect}")).await;
         assert_eq!(line["via"], dialect);
+        assert_eq!(line["request_id"].as_str(), allowed.header("x-request-id"), "{dialect}");
         assert_eq!(line["client.address"], "192.0.2.7");
         assert_eq!(line["http.response.status_code"], 200);
         assert_eq!(

@@ -163,6 +163,8 @@ async fn callers_get_in_and_the_application_learns_who_they_are() {
             .header("X-Forwarded-For", "203.0.113.9")
             .header("True-Client-IP", "203.0.113.9")
             .header("X-Forwarded-Client-Cert", "By=evil")
+            .header("X-Request-Id", "of-the-client")
+            .header("Traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
             .send()
             .await;
         assert_eq!(allowed.status, 200, "{kind}: {allowed:?}\n{}", seam.proxy.errors());
@@ -180,11 +182,15 @@ async fn callers_get_in_and_the_application_learns_who_they_are() {
             "x-original-url",
             "true-client-ip",
             "x-forwarded-client-cert",
+            "traceparent",
         ] {
             assert_eq!(received.header(name).unwrap_or_default(), "", "{kind}: {name}");
         }
         let forwarded = received.header("x-forwarded-for").unwrap_or_default().to_owned();
         assert!(!forwarded.contains("203.0.113.9"), "{kind}: {forwarded}");
+        let id = received.header("x-request-id").unwrap_or_default().to_owned();
+        let line = seam.gateway.access("/pages/1").await;
+        assert_eq!(line["request_id"], id.as_str(), "{kind}: the id of the gateway");
 
         let cookie = format!("a=1; __Host-portcullis={}; b=3", mint::token(&["editor"]));
         assert_eq!(seam.get("/pages/2").header("Cookie", &cookie).send().await.status, 200);

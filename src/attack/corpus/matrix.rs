@@ -3,7 +3,7 @@
 
 use super::super::spelling::{SIGNS, USUAL_SIGNS, half_spelled, spelled};
 use super::{Corpus, Draft, Family, Spot};
-use crate::gateway::headers::{METHOD_OVERRIDES, VIEW};
+use crate::gateway::headers::{EXACT_SPELLING, METHOD_OVERRIDES, TRACE, VIEW};
 
 /// The address of no client (RFC 5737).
 const NO_CLIENT: &str = "203.0.113.77";
@@ -136,9 +136,16 @@ impl Corpus<'_> {
             "x-forwarded-prefix",
             "x-forwarded-scheme",
             "x-forwarded-ssl",
+            "x-forwarded-client-cert",
         ];
-        for (number, name) in VIEW.iter().chain(&METHOD_OVERRIDES).chain(&forwarded).enumerate() {
-            for sign in USUAL_SIGNS {
+        // The gateway itself keeps those of a trusted proxy.
+        let ids: &[&str] = if self.oracle.via.is_some() { &["x-request-id"] } else { &[] };
+        let traces: &[&str] = if ids.is_empty() { &[] } else { &TRACE };
+        let names = VIEW.iter().chain(&METHOD_OVERRIDES).chain(&forwarded).chain(&EXACT_SPELLING);
+        for (number, name) in names.chain(ids).chain(traces).enumerate() {
+            // In its own spelling, it is genuine.
+            let is_other = |sign: &&str| *sign != "-" || !EXACT_SPELLING.contains(name);
+            for sign in USUAL_SIGNS.into_iter().filter(is_other) {
                 let name = spelled(name, sign);
                 let draft = Draft::new(Family::Field, open, &open.root).what(format!("`{name}`"));
                 drafts.push(draft.secret(&name, &self.unique(number)));
