@@ -32,7 +32,7 @@ use tokio_rustls::TlsConnector;
 use self::connection::Connection;
 pub use self::failure::UpstreamFailure;
 use self::health::Health;
-use self::http2::Http2;
+use self::http2::{Http2, Lost, Stream};
 use self::repeat::Repeat;
 use self::response::Held;
 pub use self::response::{Lease, UpstreamBody};
@@ -269,15 +269,8 @@ impl Upstream {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let stream = if let Some(stream) = http2.take() {
-                stream
-            } else {
-                self.health.check().map_err(UpstreamFailure::Unreachable)?;
-                // Only the request that connects can tell whether the application responds.
-                let connecting = self.timely(self.connect_http2());
-                let patience = self.settings.connect_timeout;
-                Box::pin(http2.take_or_connect(patience, connecting)).await?
-            };
+            let is_last = attempts == MOST_ATTEMPTS;
+            let stream = self.stream(http2, is_last).await?;
             let again = Repeat::of(&request);
             let response = pin!(stream.sender().try_send_request(request));
             let mut timer = IdleTimer::default();
@@ -293,13 +286,14 @@ impl Upstream {
             if stream.greeting().is_http1() {
                 return Err(UpstreamFailure::NotHttp2);
             }
-            let is_last = attempts == MOST_ATTEMPTS;
+            let lost = Lost::by(error.error());
+            if lost == Some(Lost::Connection) {
+                http2.forget(&stream);
+            }
             request = match (error.take_message(), again) {
                 // It never left.
                 (Some(unsent), _) if !is_last => unsent,
-                (None, Some(again)) if !is_last && http2::is_connection_lost(error.error()) => {
-                    again.rebuilt()
-                }
+                (None, Some(again)) if !is_last && lost.is_some() => again.rebuilt(),
                 _ if stream.greeting().is_missing()
                     && upload.is_none_or(|upload| upload.failure().is_none()) =>
                 {
@@ -308,6 +302,22 @@ impl Upstream {
                 _ => return Err(failure(error.into_error(), upload)),
             };
         }
+    }
+
+    /// A place for a request over HTTP/2. The last attempt has a connection of its own: what ended
+    /// the others may be another request on them.
+    async fn stream(&self, http2: &Http2, is_last: bool) -> Result<Stream, UpstreamFailure> {
+        if !is_last && let Some(stream) = http2.take() {
+            return Ok(stream);
+        }
+        self.health.check().map_err(UpstreamFailure::Unreachable)?;
+        // Only the request that connects can tell whether the application responds.
+        let connecting = self.timely(self.connect_http2());
+        if is_last {
+            return Ok(Box::pin(connecting).await?.alone());
+        }
+        let patience = self.settings.connect_timeout;
+        Box::pin(http2.take_or_connect(patience, connecting)).await
     }
 
     /// Limits the time that a request waits for a connection.

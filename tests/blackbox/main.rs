@@ -33,6 +33,7 @@ mod drain;
 mod grpc;
 mod headers;
 mod http2;
+mod http2_upstreams;
 mod jwks;
 mod killed;
 mod limits;

@@ -86,6 +86,12 @@ impl Http2 {
         Ok(Stream(connection))
     }
 
+    /// Takes a connection that was lost from the list before its own task has noticed: the next
+    /// attempt would be lost on it too.
+    pub(super) fn forget(&self, stream: &Stream) {
+        self.open().retain(|connection| !Arc::ptr_eq(connection, &stream.0));
+    }
+
     /// Closes the connections that have been without a request for this long.
     pub(super) fn sweep(&self, keep_idle: Duration, now: Instant) {
         self.open().retain(|connection| {
@@ -154,6 +160,13 @@ impl Connected {
     }
 }
 
+impl Connected {
+    /// Its first request is the only one.
+    pub(super) fn alone(self) -> Stream {
+        Stream(self.0)
+    }
+}
+
 impl Multiplexed {
     fn idle_since(&self) -> MutexGuard<'_, Instant> {
         self.idle_since.lock().unwrap_or_else(PoisonError::into_inner)
@@ -212,18 +225,36 @@ pub(super) fn translate(request: &mut Request<ClientBody>, scheme: &str) {
     }
 }
 
-/// Whether the request was not acted on, or the connection ended: it may be sent once more if it
-/// may be repeated (RFC 9113 §8.7).
-pub(super) fn is_connection_lost(error: &hyper::Error) -> bool {
-    let Some(cause) = error.source() else { return error.is_closed() || error.is_canceled() };
-    let is_refused = |cause: &h2::Error| {
-        cause.is_go_away() || cause.reason() == Some(h2::Reason::REFUSED_STREAM)
-    };
-    error.is_closed()
-        || error.is_canceled()
-        // hyper unpacks the errors of a socket.
-        || cause.is::<io::Error>()
-        || cause.downcast_ref().is_some_and(is_refused)
+/// What a request without a response has lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lost {
+    /// Its turn: the application refused it.
+    Turn,
+    /// Its connection.
+    Connection,
+}
+
+impl Lost {
+    /// What this error says. If something is lost, the request may be sent again if it may be
+    /// repeated (RFC 9113 §8.7). `None`: the application has given up on the request itself.
+    pub(super) fn by(error: &hyper::Error) -> Option<Self> {
+        let cause = error.source();
+        let is_connection = error.is_closed()
+            || error.is_canceled()
+            // A ping was not answered.
+            || error.is_timeout()
+            // The request was waiting for its turn: hyper drops it with the connection. Its other
+            // errors of this kind are about bodies, and what is repeated has none.
+            || error.is_user()
+            // hyper unpacks the errors of a socket.
+            || cause.is_some_and(<dyn std::error::Error>::is::<io::Error>);
+        match cause.and_then(|cause| cause.downcast_ref::<h2::Error>()) {
+            _ if is_connection => Some(Self::Connection),
+            Some(cause) if cause.is_go_away() => Some(Self::Connection),
+            Some(cause) if cause.reason() == Some(h2::Reason::REFUSED_STREAM) => Some(Self::Turn),
+            _ => None,
+        }
+    }
 }
 
 /// The maximum number of requests in flight on one connection. Another one is opened beyond it, or

@@ -1,0 +1,165 @@
+//! Requests over HTTP/2 to applications that end their connections. The applications are frames.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::harness::{Gateway, h2, within};
+
+/// What ends connections may be another request on them.
+#[tokio::test]
+async fn the_last_attempt_has_a_connection_of_its_own() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = Gateway::start(&config_for(&listener)).await;
+    let both = tokio::spawn(async move {
+        for _ in 0..2 {
+            let mut shared = accept(&listener, &[]).await;
+            for _ in 0..2 {
+                next_request(&mut shared).await;
+            }
+        }
+        let mut own = [accept(&listener, &[]).await, accept(&listener, &[]).await];
+        for stream in &mut own {
+            let request = next_request(stream).await;
+            stream.write_all(&frame(HEADERS, END, request, OK)).await.unwrap();
+        }
+        own
+    });
+    let statuses = within(requests(&gateway, 2).await.join_all()).await;
+    assert_eq!(statuses, [200; 2], "{}", gateway.log().errors());
+    within(both).await.unwrap();
+}
+
+/// They are still open after their GOAWAY, but take no requests.
+#[tokio::test]
+async fn no_attempt_is_made_on_a_connection_that_was_lost() {
+    const REQUESTS: usize = 16;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = Gateway::start(&config_for(&listener)).await;
+    let application = tokio::spawn(async move {
+        let mut open = Vec::new();
+        for _ in 0..2 {
+            let mut stream = accept(&listener, &[]).await;
+            for _ in 0..REQUESTS {
+                next_request(&mut stream).await;
+            }
+            // Neither a last stream nor an error.
+            stream.write_all(&frame(GOAWAY, 0, 0, &[0; 8])).await.unwrap();
+            open.push(stream);
+        }
+        loop {
+            answer_all(accept(&listener, &[]).await);
+        }
+    });
+    let statuses = within(requests(&gateway, REQUESTS).await.join_all()).await;
+    assert_eq!(statuses, [200; REQUESTS], "{}", gateway.log().errors());
+    application.abort();
+}
+
+/// It waits in the gateway, because the application permits one request at a time.
+#[tokio::test]
+async fn a_request_that_waits_for_its_turn_is_not_lost_with_the_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = Gateway::start(&config_for(&listener)).await;
+    // MAX_CONCURRENT_STREAMS.
+    let first = tokio::spawn(async move {
+        let mut first = accept(&listener, &[0, 3, 0, 0, 0, 1]).await;
+        next_request(&mut first).await;
+        // The gateway knows it now.
+        while next_frame(&mut first).await.0 != SETTINGS {}
+        (listener, first)
+    });
+    // They arrive at the same worker.
+    let client = h2::Connection::open(&gateway).await;
+    let send = |path: &str| {
+        let (mut client, request) = (client.clone(), h2::get(&format!("http://app.test{path}")));
+        tokio::spawn(async move { client.send(request).await.status })
+    };
+    let one = send("/1");
+    let (listener, first) = within(first).await.unwrap();
+    let two = send("/2");
+    // Once a later one has its response, the second one waits.
+    for _ in 0..2 {
+        assert_eq!(within(send("/echo")).await.unwrap(), 200);
+    }
+    drop(first);
+    answer_all(accept(&listener, &[]).await);
+    let statuses = (within(one).await.unwrap(), within(two).await.unwrap());
+    assert_eq!(statuses, (200, 200), "{}", gateway.log().errors());
+}
+
+fn config_for(listener: &TcpListener) -> String {
+    let address = listener.local_addr().unwrap();
+    format!(
+        "upstream.app = {{ url = 'http://{address}', http2 = true }}\nupstream.echo.builtin = 'echo'\nroute = [\
+         {{ path = '/*', upstream = 'app', access = 'public' }}, {{ path = '/echo', upstream = 'echo', access = 'public' }}]"
+    )
+}
+
+/// The statuses of requests that arrive at the same worker.
+async fn requests(gateway: &Gateway, count: usize) -> JoinSet<u16> {
+    let client = h2::Connection::open(gateway).await;
+    let request = |_| {
+        let mut client = client.clone();
+        async move { client.send(h2::get("http://app.test/")).await.status }
+    };
+    (0..count).map(request).collect()
+}
+
+/// A connection, begun with these settings.
+async fn accept(listener: &TcpListener, settings: &[u8]) -> TcpStream {
+    let (mut stream, _) = within(listener.accept()).await.unwrap();
+    stream.write_all(&frame(SETTINGS, 0, 0, settings)).await.unwrap();
+    stream.read_exact(&mut [0; PREFACE]).await.unwrap();
+    stream
+}
+
+/// Answers every request.
+fn answer_all(mut stream: TcpStream) {
+    tokio::spawn(async move {
+        loop {
+            let request = next_request(&mut stream).await;
+            stream.write_all(&frame(HEADERS, END, request, OK)).await.unwrap();
+        }
+    });
+}
+
+/// The stream of the next request.
+async fn next_request(stream: &mut TcpStream) -> u32 {
+    loop {
+        if let (HEADERS, id) = next_frame(stream).await {
+            return id;
+        }
+    }
+}
+
+/// The type and the stream of the next frame. Waits forever if the connection has ended.
+async fn next_frame(stream: &mut TcpStream) -> (u8, u32) {
+    let mut head = [0; 9];
+    if stream.read_exact(&mut head).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    let number = |bytes: &[u8]| bytes.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte));
+    let length = usize::try_from(number(&head[..3])).unwrap();
+    stream.read_exact(&mut vec![0; length]).await.unwrap();
+    (head[3], number(&head[5..]))
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    let mut frame = vec![0, 0, length, kind, flags];
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+const PREFACE: usize = 24;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+
+/// `:status: 200`, in the static table of HPACK.
+const OK: &[u8] = &[0x88];
+
+/// The end of the head, and of the stream.
+const END: u8 = 5;
