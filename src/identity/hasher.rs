@@ -91,17 +91,16 @@ impl Hasher {
         })
     }
 
-    /// Judges and hashes a new password for a client. `whose` is the address of the account;
-    /// `personal` holds texts that are known about its owner.
+    /// Judges and hashes a new password for a client. `personal` holds texts that are known about
+    /// its owner. It takes no turn of an account: registrations with somebody else's address would
+    /// delay the owner's logins.
     pub async fn renew(
         &self,
         client: IpAddr,
-        whose: &Email,
         password: Password,
         least: usize,
         personal: &[&str],
     ) -> Result<StoredHash, NewPasswordError> {
-        let _turn = self.turn(whose).await?;
         let personal: Vec<String> = personal.iter().map(|&text| text.to_owned()).collect();
         let checked = password.clone();
         self.checking
@@ -311,8 +310,7 @@ mod tests {
     #[tokio::test]
     async fn passwords_are_hashed_verified_and_renewed() {
         let hasher = Hasher::start(b"key").unwrap();
-        let hash =
-            hasher.renew(HERE, &ann(), password("correct horse battery"), 8, &[]).await.unwrap();
+        let hash = hasher.renew(HERE, password("correct horse battery"), 8, &[]).await.unwrap();
         assert_eq!(hash.cost(), CURRENT_COST);
         assert_eq!(
             hasher.verify(HERE, &ann(), password("correct horse battery"), hash.clone()).await,
@@ -322,7 +320,7 @@ mod tests {
             hasher.verify(HERE, &ann(), password("correct horse"), hash).await,
             Ok(Verdict::Wrong)
         );
-        let rejected = hasher.renew(HERE, &ann(), password("password"), 8, &[]).await.unwrap_err();
+        let rejected = hasher.renew(HERE, password("password"), 8, &[]).await.unwrap_err();
         assert_eq!(rejected, NewPasswordError::Rejected(RejectedPassword::Common));
 
         let imported: StoredHash =
@@ -419,8 +417,7 @@ mod tests {
     #[tokio::test]
     async fn one_account_does_not_fill_the_queue() {
         let hasher = Hasher::with_threads(1, b"key").unwrap();
-        let hash =
-            hasher.renew(HERE, &ann(), password("correct horse battery"), 8, &[]).await.unwrap();
+        let hash = hasher.renew(HERE, password("correct horse battery"), 8, &[]).await.unwrap();
         let (release, held) = std::sync::mpsc::channel::<()>();
         let mut busy = Box::pin(hasher.hashing.run(HERE, move || held.recv().is_err()));
         assert!(tokio::time::timeout(Duration::ZERO, &mut busy).await.is_err());
@@ -434,7 +431,7 @@ mod tests {
             of_ann.push(one);
         }
         let bob = Email::parse("bob@example.com").unwrap();
-        let rejected = hasher.renew(HERE, &bob, password("password"), 8, &[]).await.unwrap_err();
+        let rejected = hasher.renew(HERE, password("password"), 8, &[]).await.unwrap_err();
         assert_eq!(rejected, NewPasswordError::Rejected(RejectedPassword::Common));
         let mut of_bob = Box::pin(hasher.hash_dummy(HERE, password("x"), &bob));
         assert!(tokio::time::timeout(Duration::ZERO, &mut of_bob).await.is_err(), "it waits");

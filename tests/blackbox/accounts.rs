@@ -1,5 +1,8 @@
 //! The built-in issuer: registration, login, passwords, and what responses reveal (CONTRACT §5).
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use base64::Engine;
 use serde_json::{Value, json};
 
@@ -370,6 +373,34 @@ async fn attempts_with_unknown_accounts_lock_no_account() {
         let client = format!("203.0.113.{index}");
         assert_eq!(guess(&gateway, &client, &format!("u{index}@x.example")).await, 401);
     }
+}
+
+/// Otherwise, registrations with an address would keep its owner from logging in.
+#[tokio::test]
+async fn registrations_with_an_address_delay_none_of_its_logins() {
+    let config = format!("server.trusted_proxies = ['127.0.0.1/32']\n{}", limited(""));
+    let gateway = Gateway::start(&config).await;
+    gateway.register("ann@example.com").await;
+    let ended = Arc::new(AtomicUsize::new(0));
+    let mut registrations = tokio::task::JoinSet::new();
+    for index in 0..40 {
+        let body = json!({ "email": "ann@example.com", "password": PASSWORD });
+        let client = format!("198.51.{index}.1");
+        let request = gateway.post("/auth/register", &body).header("X-Forwarded-For", &client);
+        let ended = Arc::clone(&ended);
+        registrations.spawn(async move {
+            request.send().await.is(409, "account_exists");
+            ended.fetch_add(1, Ordering::SeqCst);
+        });
+    }
+    while ended.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let body = json!({ "email": "ann@example.com", "password": PASSWORD });
+    let login = gateway.post("/auth/login", &body).header("X-Forwarded-For", "203.0.113.1");
+    assert_eq!(login.send().await.status, 200);
+    assert!(ended.load(Ordering::SeqCst) < 40, "the login came last");
+    registrations.join_all().await;
 }
 
 /// Otherwise, guesses at one account from very many addresses would keep everybody from logging in.

@@ -99,10 +99,7 @@ impl Identity {
         policy: &Policy,
     ) -> Result<StoredHash, IdentityError> {
         let personal = [email.as_str(), name.unwrap_or_default(), &policy.issuer];
-        Ok(self
-            .hasher
-            .renew(client, email, password, policy.password_min_length, &personal)
-            .await?)
+        Ok(self.hasher.renew(client, password, policy.password_min_length, &personal).await?)
     }
 }
 
