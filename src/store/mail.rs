@@ -119,7 +119,7 @@ impl Store {
     }
 
     /// Makes a link. Returns false, and writes nothing, if `most` links for its purpose were made
-    /// for the account after `since`.
+    /// for the account after `since`. Those that were made while the clock was ahead do not count.
     pub async fn insert_link(
         &self,
         link: &LinkRow<'_>,
@@ -262,7 +262,7 @@ const BEGIN_ANEW: &str = "UPDATE mail_outbox SET attempts = 0, requested_at = $1
 
 const INSERT_LINK: &str = "INSERT INTO mail_links (digest, purpose, account, email, generation, created_at, expires_at, new_email) \
     SELECT $1, $2, $3, $4, $5, $6, $7, $8 WHERE \
-    (SELECT COUNT(*) FROM mail_links WHERE account = $3 AND purpose = $2 AND created_at > $9) < $10";
+    (SELECT COUNT(*) FROM mail_links WHERE account = $3 AND purpose = $2 AND created_at > $9 AND created_at <= $6) < $10";
 
 const VERIFIED: &str = "UPDATE accounts SET email_verified = 1 WHERE id = $1 AND generation = $2";
 
@@ -373,6 +373,8 @@ mod tests {
         let third = link("r3", "reset", &ann);
         assert!(!store.insert_link(&third, NOW - 1, 2).await.unwrap(), "the limit is two");
         assert!(store.insert_link(&third, NOW, 1).await.unwrap(), "the others are older");
+        let earlier = LinkRow { created_at: NOW - 1, ..link("r4", "reset", &ann) };
+        assert!(store.insert_link(&earlier, NOW - 60, 1).await.unwrap(), "the clock was ahead");
         let is_valid = async |digest: &str, purpose: &str, now: i64| {
             store.account_of_link(digest, purpose, now).await.unwrap().is_some()
         };

@@ -243,6 +243,17 @@ async fn codes_are_not_checked_after_many_wrong_ones() {
     login(&gateway, None).await.is(401, "code_required");
 }
 
+/// A clock that was two days ahead refused every code of the app.
+#[tokio::test]
+async fn codes_are_checked_again_once_the_clock_is_right() {
+    let gateway = Gateway::start(OFFERED).await;
+    let bearer = account(&gateway).await;
+    let (_, codes) = enrol(&gateway, &bearer).await;
+    let blocked = "UPDATE second_factors SET blocked_until = unixepoch() + 172800";
+    sqlite(&gateway.path("portcullis.db"), blocked).await;
+    assert_eq!(login(&gateway, Some(&codes[0])).await.status, 200);
+}
+
 #[tokio::test]
 async fn a_disabled_second_factor_is_hidden_except_from_its_users() {
     let gateway = Gateway::start(OFFERED).await;
