@@ -10,16 +10,16 @@
 //! `sqlite3_reset`: on a full disk, `INSERT … RETURNING` would return its row although nothing was
 //! written. PostgreSQL answers a commit after a failed statement with a rollback that is no error.
 
-use std::fs::File;
 use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sqlx::any::{AnyArguments, AnyRow};
 use sqlx::query::{Query, QueryAs};
-use sqlx::{Any, AnyPool, Executor, FromRow, Transaction};
+use sqlx::{Any, AnyPool, AssertSqlSafe, Executor, FromRow, Transaction};
 
 use super::StoreError;
+use super::files::{DatabaseFiles, OpenFiles};
 use super::identity::DatabaseIdentity;
 
 /// Clones share the connections.
@@ -31,9 +31,8 @@ pub(super) struct Connections {
     pub(super) follower: AnyPool,
     /// For statements that need no order among writers. With SQLite, nothing uses it.
     pub(super) apart: AnyPool,
-    /// The index of the `-wal`, the `-shm` of an SQLite database. Closed last, because closing it
-    /// drops the locks that SQLite holds on the file.
-    pub(super) index: Option<Arc<File>>,
+    /// The files of an SQLite database.
+    pub(super) files: Option<Arc<OpenFiles>>,
 }
 
 /// How the kinds of databases differ for a statement.
@@ -216,9 +215,13 @@ impl Connections {
         let statements = self.statements.clone();
         let engine = statements.engine;
         let transaction = statements.bounded(self.writer.begin_with(engine.begin)).await?;
-        let mut writing = WriteTransaction { transaction, statements, has_failed: false };
+        let mut writing =
+            WriteTransaction { transaction, statements, has_failed: false, number: None };
         if let Some(order) = engine.order {
             self.statements.bounded(writing.transaction.execute(order)).await?;
+        }
+        if let Some(files) = self.identity().and_then(DatabaseIdentity::files) {
+            writing.number(files).await?;
         }
         Ok(writing)
     }
@@ -272,9 +275,24 @@ pub(super) struct WriteTransaction {
     transaction: Transaction<'static, Any>,
     statements: Statements,
     has_failed: bool,
+    /// In an SQLite database.
+    number: Option<i32>,
 }
 
 impl WriteTransaction {
+    /// Gives it the next number, in the header of the database.
+    async fn number(&mut self, files: &DatabaseFiles) -> Result<(), StoreError> {
+        let (last,): (i32,) = self.one(sqlx::query_as("PRAGMA user_version")).await?;
+        files.compare_written(last);
+        files.check()?;
+        // A pragma takes no parameters.
+        let next = last.wrapping_add(1);
+        let text = AssertSqlSafe(format!("PRAGMA user_version = {next}"));
+        self.statements.bounded(self.transaction.execute(text)).await?;
+        self.number = Some(next);
+        Ok(())
+    }
+
     /// Runs a statement and returns the number of rows that it changed.
     pub(super) async fn execute(
         &mut self,
@@ -333,7 +351,12 @@ impl WriteTransaction {
             return Err(sqlx::Error::Protocol("a statement failed earlier".into()).into());
         }
         self.statements.bounded(self.transaction.commit()).await?;
+        let Some(identity) = self.statements.identity.get() else { return Ok(()) };
         // A write to a file that was deleted in the meantime is lost.
-        self.statements.identity.get().map_or(Ok(()), DatabaseIdentity::check)
+        identity.check()?;
+        if let (Some(files), Some(number)) = (identity.files(), self.number) {
+            files.note_written(number);
+        }
+        Ok(())
     }
 }

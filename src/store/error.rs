@@ -7,8 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use rustix::io::Errno;
 use sqlx::migrate::MigrateError;
 
-use super::SealError;
-use super::postgres;
+use super::{SealError, postgres, with_suffix};
 
 /// Why the store cannot be used. `Display` says what to do if something can be done.
 #[derive(Debug, thiserror::Error)]
@@ -127,12 +126,16 @@ pub enum StoreError {
         how: &'static str,
     },
     /// The last process that used the database was killed, and the `-wal` is not as it left it.
-    #[error("the file {} is missing or damaged: it held changes that were acknowledged before a process was killed; put it back, or restore a backup; to go on without these changes, which may be revocations, delete {}", wal.display(), index.display())]
+    #[error("the file {} is missing or damaged: it held changes that were acknowledged before a process was killed; put it back, or restore a backup; to go on without these changes, which may be revocations, delete {} and {}", with_suffix(path, "-wal").display(), with_suffix(path, "-shm").display(), with_suffix(path, "-lock").display())]
     LostChanges {
-        /// The file.
-        wal: PathBuf,
-        /// The file that says what it held.
-        index: PathBuf,
+        /// The database file.
+        path: PathBuf,
+    },
+    /// The database is older than when it was last used.
+    #[error("the database {} lacks changes that were acknowledged: it is an older copy, or its `-wal` was deleted after a process was killed; put the right file back; to go on without these changes, which may be revocations, delete {}", path.display(), with_suffix(path, "-lock").display())]
+    Behind {
+        /// The database file.
+        path: PathBuf,
     },
     /// A gateway uses a different database from the one that a command has opened.
     #[error("a running gateway has a different file open than the one that is now at {}, or another `-wal` or `-shm` next to it, so it would not see the change; restart the gateway, and try again", path.display())]

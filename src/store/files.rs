@@ -4,13 +4,18 @@
 //! read that again. So writes are acknowledged only while the files are where they were. The files
 //! are looked up by name and never opened here: closing a file of a database drops the locks that
 //! SQLite holds on it.
+//!
+//! An older copy that is written over the database leaves the files where they were, and SQLite does
+//! not notice it: what it has in memory and in the `-wal` counts as newer. So each transaction
+//! increases a number in the header of the database (`user_version`), which is never lower than it
+//! was. The last one that was acknowledged is also in the `-lock`, for the next start.
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::{StoreError, wal, with_suffix};
 
@@ -18,15 +23,28 @@ use super::{StoreError, wal, with_suffix};
 #[derive(Debug)]
 pub(super) struct DatabaseFiles {
     files: Vec<(PathBuf, FileId)>,
-    /// The index of the `-wal`.
-    index: Option<Arc<File>>,
+    opened: Arc<OpenFiles>,
     id: String,
     /// How long the database was when it was last looked at.
     length: AtomicU64,
     is_truncated: AtomicBool,
-    /// The content is that of another database, or of an older copy.
-    is_other: AtomicBool,
-    is_damaged: AtomicBool,
+    /// The number of the last transaction, as of the last one of this process.
+    written: AtomicI32,
+    /// The highest one that was in the file itself, which lacks what is still in the `-wal`.
+    copied: AtomicI32,
+    /// What has happened to the content, until an intact database is opened.
+    spoiled: OnceLock<&'static str>,
+}
+
+/// The files that are read without SQLite. They are closed last: that drops the locks that SQLite
+/// holds on them.
+#[derive(Debug)]
+pub(super) struct OpenFiles {
+    pub(super) database: File,
+    /// The index of the `-wal`, if there is one.
+    pub(super) index: Option<File>,
+    /// The `-lock`.
+    pub(super) noted: File,
 }
 
 /// The file that a name refers to.
@@ -38,24 +56,23 @@ struct FileId {
 
 impl DatabaseFiles {
     /// The files as they are now. Call this while the database is open.
-    pub(super) fn record(
-        database: &Path,
-        id: String,
-        index: Option<Arc<File>>,
-    ) -> io::Result<Self> {
+    pub(super) fn record(database: &Path, id: String, opened: Arc<OpenFiles>) -> io::Result<Self> {
         let files = files(database).into_iter().map(|path| {
             let (file, _) = FileId::read(&path)?;
             Ok((path, file))
         });
         let files = files.collect::<io::Result<_>>()?;
+        // What the file says is not higher than what SQLite says.
+        let copied = opened.copied()?.unwrap_or_default();
         Ok(Self {
             files,
-            index,
+            opened,
             id,
             length: AtomicU64::new(0),
             is_truncated: AtomicBool::new(false),
-            is_other: AtomicBool::new(false),
-            is_damaged: AtomicBool::new(false),
+            written: AtomicI32::new(copied),
+            copied: AtomicI32::new(copied),
+            spoiled: OnceLock::new(),
         })
     }
 
@@ -92,25 +109,57 @@ impl DatabaseFiles {
         if self.is_truncated.load(Ordering::Relaxed) {
             return lost(database, "truncated");
         }
-        if let Some(index) = &self.index
+        if let Some(index) = &self.opened.index
             && wal::is_truncated(log, index)
                 .map_err(|source| StoreError::Open { path: log.clone(), source })?
         {
             return lost(log, "truncated");
         }
-        if self.is_other.load(Ordering::Relaxed) {
-            return lost(database, "overwritten");
-        }
-        if self.is_damaged.load(Ordering::Relaxed) {
-            return lost(database, "damaged");
+        let compared = self.compare_copied();
+        compared.map_err(|source| StoreError::Open { path: database.clone(), source })?;
+        self.spoiled.get().map_or(Ok(()), |how| lost(database, how))
+    }
+
+    fn spoil(&self, how: &'static str) {
+        // What was noticed first is nearest to the cause.
+        let _ = self.spoiled.set(how);
+    }
+
+    /// Takes the number of the last transaction. Call this while no other can write.
+    pub(super) fn compare_written(&self, number: i32) {
+        self.compare_numbers(number, self.written.swap(number, Ordering::Relaxed));
+    }
+
+    /// Reads that number from the file.
+    fn compare_copied(&self) -> io::Result<()> {
+        // First what is known: another thread may learn of a higher one in between.
+        let known = self.copied.load(Ordering::Acquire);
+        let Some(copied) = self.opened.copied()? else { return Ok(()) };
+        self.compare_numbers(copied, known);
+        if copied != known {
+            let newer = |known: i32| is_before(known, copied).then_some(copied);
+            let _ = self.copied.fetch_update(Ordering::Release, Ordering::Relaxed, newer);
         }
         Ok(())
+    }
+
+    fn compare_numbers(&self, number: i32, known: i32) {
+        if is_before(number, known) {
+            self.spoil("overwritten");
+        }
+    }
+
+    /// Notes the number of a transaction that is about to be acknowledged.
+    pub(super) fn note_written(&self, number: i32) {
+        let text = format!("{} {number:011}\n", self.id);
+        // Without it, the next start knows of an earlier one.
+        let _ = self.opened.noted.write_all_at(text.as_bytes(), 0);
     }
 
     /// Notes that a part of the database cannot be read. The database counts as damaged until an
     /// intact one is opened.
     pub(super) fn record_damage(&self) {
-        self.is_damaged.store(true, Ordering::Relaxed);
+        self.spoil("damaged");
     }
 
     /// Takes what the database says about itself: its id, the number of its last revocation, which
@@ -122,7 +171,10 @@ impl DatabaseFiles {
         seen: i64,
         length: i64,
     ) -> io::Result<()> {
-        self.is_other.store(id != Some(&self.id) || last < seen, Ordering::Relaxed);
+        // The content is that of another database, or of an older copy.
+        if id != Some(&self.id) || last < seen {
+            self.spoil("overwritten");
+        }
         // Only `VACUUM` makes a database shorter, and then it says so.
         let (_, now) = FileId::read(&self.files[0].0)?;
         let known = self.length.load(Ordering::Relaxed).max(now);
@@ -132,6 +184,42 @@ impl DatabaseFiles {
         Ok(())
     }
 }
+
+impl OpenFiles {
+    /// The number of the last transaction that was noted for the database with this id.
+    pub(super) fn noted(&self, id: &str) -> Option<i32> {
+        let mut text = [0; 64];
+        let length = self.noted.read_at(&mut text, 0).ok()?;
+        let text = std::str::from_utf8(&text[..length]).ok()?;
+        text.strip_prefix(id)?.trim().parse().ok()
+    }
+
+    /// The number of the last transaction that is in the file itself. `None`: the file is empty.
+    fn copied(&self) -> io::Result<Option<i32>> {
+        let read = || {
+            let mut number = [0; 4];
+            match self.database.read_exact_at(&mut number, USER_VERSION_AT) {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+                read => read.map(|()| Some(i32::from_be_bytes(number))),
+            }
+        };
+        loop {
+            // SQLite may be writing it.
+            let first = read()?;
+            if read()? == first {
+                return Ok(first);
+            }
+        }
+    }
+}
+
+/// Whether one number of a transaction is before another. They wrap around.
+pub(super) fn is_before(number: i32, other: i32) -> bool {
+    number.wrapping_sub(other) < 0
+}
+
+/// Where the number is in a database (SQLite's file format, §1.3).
+const USER_VERSION_AT: u64 = 60;
 
 /// The database, and the files through which its users share what is not in it yet. SQLite makes
 /// the others anew where they are missing, and then two users do not see what the other one writes.

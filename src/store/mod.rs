@@ -62,7 +62,7 @@ pub use self::counters::SharedCounters;
 pub use self::database::{Database, Postgres, UrlError};
 pub use self::error::StoreError;
 use self::error::format_time;
-use self::files::DatabaseFiles;
+use self::files::{DatabaseFiles, OpenFiles, is_before};
 pub use self::first_start::FirstStart;
 use self::identity::{DatabaseIdentity, ServerIdentity};
 pub use self::logout_tokens::LogoutTokenRow;
@@ -168,13 +168,15 @@ impl Store {
             return Err(error);
         }
         let id = store.database_id().await?;
-        let identity = match &settings.database {
-            Database::File(path) => {
-                let files = DatabaseFiles::record(path, id, store.connections.index.clone());
+        let identity = match (&settings.database, &store.connections.files) {
+            (Database::File(path), Some(files)) => {
+                store.check_newest(path, &id, files).await?;
+                let files = DatabaseFiles::record(path, id, Arc::clone(files));
                 let open = |source| StoreError::Open { path: path.clone(), source };
                 DatabaseIdentity::Files(files.map_err(open)?)
             }
-            Database::Postgres(database) => {
+            (Database::File(_), None) => return Ok(store),
+            (Database::Postgres(database), _) => {
                 DatabaseIdentity::Server(ServerIdentity::new(database.clone(), id))
             }
         };
@@ -210,6 +212,25 @@ impl Store {
             return Err(StoreError::Older { database: database() });
         }
         Ok(Some(Self::new(connections, settings)))
+    }
+
+    /// Checks that an SQLite database has every transaction that was acknowledged.
+    async fn check_newest(
+        &self,
+        path: &Path,
+        id: &str,
+        files: &OpenFiles,
+    ) -> Result<(), StoreError> {
+        // First what was noted: another process may write in between.
+        let noted = files.noted(id);
+        let (written,): (i32,) =
+            self.connections.one(sqlx::query_as("PRAGMA user_version")).await?;
+        match noted {
+            Some(noted) if is_before(written, noted) => {
+                Err(StoreError::Behind { path: path.to_owned() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Checks that the database does not hold a part of a copy.

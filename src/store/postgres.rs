@@ -101,7 +101,7 @@ fn connect(database: &Postgres) -> Result<Connections, StoreError> {
         readers: read_only(READERS)?,
         follower: read_only(1)?,
         apart: pool(APART).connect_lazy(url)?,
-        index: None,
+        files: None,
     })
 }
 

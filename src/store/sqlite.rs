@@ -19,6 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use super::connections::{Connections, Engine, Statements};
+use super::files::OpenFiles;
 use super::{StoreError, migrate, wal, with_suffix};
 
 /// Opens the database at this path, creates it if there is none (mode 0600), and brings its schema
@@ -34,9 +35,9 @@ pub(super) async fn open(path: &Path, is_first: bool) -> Result<Connections, Sto
     let _alone = lock(path, LOCK_TIMEOUT).await?;
     wal::check_complete(path)?;
     let url = url(path);
-    let (mut first, index) = probe(path, &url, was_written && !is_first).await?;
+    let (mut first, files) = probe(path, &url, was_written && !is_first).await?;
     migrate(&mut first, &path.display()).await?;
-    let connections = connect(&url, index).await?;
+    let connections = connect(&url, files).await?;
     // Only after the others were opened: with its last connection, a database loses its `-wal`.
     first.close().await?;
     Ok(connections)
@@ -61,12 +62,12 @@ pub(super) async fn open_read_only(path: &Path) -> Result<Option<Connections>, S
         readers: pool.clone(),
         follower: pool.clone(),
         apart: pool,
-        index: None,
+        files: None,
     }))
 }
 
 /// Opens the connections to the existing database at this URL.
-async fn connect(url: &str, index: Option<File>) -> Result<Connections, sqlx::Error> {
+async fn connect(url: &str, files: OpenFiles) -> Result<Connections, sqlx::Error> {
     let read_only = |count| {
         pool(count)
             .after_connect(|connection, _| {
@@ -87,7 +88,7 @@ async fn connect(url: &str, index: Option<File>) -> Result<Connections, sqlx::Er
         follower: read_only(1)?,
         apart: writer.clone(),
         writer,
-        index: index.map(Arc::new),
+        files: Some(Arc::new(files)),
     })
 }
 
@@ -130,7 +131,7 @@ async fn probe(
     path: &Path,
     url: &str,
     had_tables: bool,
-) -> Result<(AnyConnection, Option<File>), StoreError> {
+) -> Result<(AnyConnection, OpenFiles), StoreError> {
     // With this, a write beyond the file size limit (RLIMIT_FSIZE) fails instead of ending the
     // process.
     drop(signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map_err(sqlx::Error::Io)?);
@@ -146,7 +147,12 @@ async fn probe(
     count_tables(&mut first).await?;
     let index = preallocate_index(path)
         .map_err(|source| StoreError::Open { path: with_suffix(path, "-shm"), source })?;
-    Ok((first, index))
+    let database =
+        File::open(path).map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
+    let lock = with_suffix(path, "-lock");
+    let noted = OpenOptions::new().read(true).write(true).open(&lock);
+    let noted = noted.map_err(|source| StoreError::Open { path: lock, source })?;
+    Ok((first, OpenFiles { database, index, noted }))
 }
 
 /// The number of tables and other schema objects, and how many of them are the table of schema

@@ -33,7 +33,7 @@ pub(super) fn check_complete(database: &Path) -> Result<(), StoreError> {
     };
     match read() {
         Ok(true) => Ok(()),
-        Ok(false) => Err(StoreError::LostChanges { wal, index }),
+        Ok(false) => Err(StoreError::LostChanges { path: database.to_owned() }),
         Err(source) => Err(StoreError::Open { path: wal, source }),
     }
 }
@@ -215,14 +215,7 @@ mod tests {
         fs::create_dir(&left).unwrap();
         let store = Store::open(&test_settings(&used)).await.unwrap();
         for value in ["a", "b", "c"] {
-            let row = RevocationRow {
-                kind: "jti".into(),
-                value: value.into(),
-                scope: "*".into(),
-                revoked_at: 1,
-                seq: 0,
-            };
-            store.revoke(&[row]).await.unwrap();
+            store.revoke(&[revocation(value)]).await.unwrap();
         }
         for file in fs::read_dir(&used).unwrap() {
             let file = file.unwrap();
@@ -232,6 +225,16 @@ mod tests {
         let settings = test_settings(&left);
         let database = settings.database.file().unwrap().to_owned();
         (settings, database)
+    }
+
+    fn revocation(value: &str) -> RevocationRow {
+        RevocationRow {
+            kind: "jti".into(),
+            value: value.into(),
+            scope: "*".into(),
+            revoked_at: 1,
+            seq: 0,
+        }
     }
 
     #[tokio::test]
@@ -276,6 +279,7 @@ mod tests {
                 }
             }
             fs::remove_file(with_suffix(&database, "-shm")).unwrap();
+            fs::remove_file(with_suffix(&database, "-lock")).unwrap();
             // Without the beginning, there are no tables.
             match Store::open(&settings).await {
                 Ok(store) => {
@@ -288,6 +292,41 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_database_without_what_was_acknowledged_is_refused_until_its_note_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = test_settings(folder.path());
+        let database = settings.database.file().unwrap().to_owned();
+        let store = Store::open(&settings).await.unwrap();
+        store.revoke(&[revocation("a")]).await.unwrap();
+        store.close().await;
+        let older = fs::read(&database).unwrap();
+        let store = Store::open(&settings).await.unwrap();
+        store.revoke(&[revocation("b")]).await.unwrap();
+        store.close().await;
+        // Neither `-wal` nor `-shm` is left that could tell.
+        let newest = fs::read(&database).unwrap();
+        fs::write(&database, older).unwrap();
+        for _ in 0..2 {
+            let error = Store::open(&settings).await.unwrap_err().to_string();
+            assert!(
+                error.contains("lacks changes that were acknowledged") && error.contains("-lock"),
+                "{error}"
+            );
+        }
+        let older = fs::read(&database).unwrap();
+        fs::write(&database, newest).unwrap();
+        Store::open(&settings).await.unwrap().close().await;
+        fs::write(&database, older).unwrap();
+        fs::remove_file(with_suffix(&database, "-lock")).unwrap();
+        let store = Store::open(&settings).await.unwrap();
+        assert_eq!(store.revocations_after(0).await.unwrap().len(), 1);
+        store.close().await;
+        // What was noted of another database says nothing about this one.
+        fs::remove_file(&database).unwrap();
+        Store::open(&settings).await.unwrap().close().await;
     }
 
     fn flip(file: &Path, at: u64) {

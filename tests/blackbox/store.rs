@@ -183,6 +183,42 @@ async fn a_truncated_database_acknowledges_nothing() {
     }
 }
 
+/// SQLite does not notice it: what it has in memory counts as newer.
+#[tokio::test]
+async fn an_older_copy_written_over_the_database_acknowledges_nothing() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    run(&gateway, &["PRAGMA wal_checkpoint(TRUNCATE)"]).await;
+    let database = gateway.path("portcullis.db");
+    let older = std::fs::read(&database).unwrap();
+    // Nothing is revoked in between.
+    gateway.register("carl@example.com").await;
+    run(&gateway, &["PRAGMA wal_checkpoint(TRUNCATE)"]).await;
+    assert!(gateway.admin("/readyz").await.json()["problems"]["store"].is_null());
+    std::fs::write(&database, older).unwrap();
+    is_overwritten(&gateway).await;
+    // It does not count as intact because a part of it is newer again.
+    run(&gateway, &["PRAGMA user_version = 1000", "PRAGMA wal_checkpoint(TRUNCATE)"]).await;
+    is_overwritten(&gateway).await;
+}
+
+async fn is_overwritten(gateway: &Gateway) {
+    register(gateway, "bob@example.com").await.is(503, "store_unavailable");
+    let answer = gateway.admin("/readyz").await.json();
+    let problem = answer["problems"]["store"].as_str().unwrap_or_default();
+    assert!(problem.contains("was overwritten while it was in use"), "{answer}");
+}
+
+/// Through SQLite, which writes its content anew: the files are intact.
+#[tokio::test]
+async fn an_older_copy_restored_into_the_database_acknowledges_nothing() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    gateway.register("carl@example.com").await;
+    run(&gateway, &["PRAGMA user_version = 1"]).await;
+    is_overwritten(&gateway).await;
+}
+
 /// Processes that use a database see the writes of others through this file.
 #[tokio::test]
 async fn a_revocation_that_a_gateway_cannot_read_fails() {
