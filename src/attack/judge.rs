@@ -158,7 +158,7 @@ fn upgraded(case: &Case, response: &Response, seen: &Echoed) -> Option<String> {
         seen.fields.as_ref()?.get("upgrade")?.as_str()?
     };
     let has_one = case.protocols.iter().any(|protocol| is_websocket(protocol));
-    let is_foreign = !case.protocols.is_empty() && !(has_one && is_websocket(passed));
+    let is_foreign = !(case.protocols.is_empty() || has_one && is_websocket(passed));
     is_foreign.then(|| passed.to_owned())
 }
 

@@ -34,8 +34,10 @@ impl Accounts {
         now: u64,
     ) -> Result<Option<AccountRow>, StoreError> {
         let Some(account) = first_row(whose.person, now) else { return Ok(None) };
-        let added =
-            self.store.insert_account_of_person(&account, whose.issuer, &person.subject).await?;
+        let added = self
+            .store
+            .insert_account_of_person(&account, whose.issuer, &whose.person.subject)
+            .await?;
         Ok(added.then_some(account))
     }
 
