@@ -401,11 +401,10 @@ async fn an_operator_creates_links_and_filters_the_list() {
 #[tokio::test]
 async fn no_links_set_passwords_where_nobody_logs_in_with_one() {
     let provider = "[identity.login.corp]\nissuer = 'http://127.0.0.1:9'\nclient_id = 'x'\nclient_secret = 'y'\ninsecure_inline_secret = true";
-    let gateway = Gateway::start(&open(&format!("{provider}\n"))).await;
+    let with_passwords = open(&format!("{provider}\n"));
+    let gateway = Gateway::start(&with_passwords).await;
     done(&gateway, &["user", "invite", "ann@example.com"], "");
-    let file = std::fs::read_to_string(gateway.path("gateway.toml")).unwrap();
-    let file = file.replace("registration = 'open'\n", "password_login = false\n");
-    std::fs::write(gateway.path("gateway.toml"), file).unwrap();
+    gateway.write(&with_passwords.replace("registration = 'open'\n", "password_login = false\n"));
     for arguments in
         [["user", "invite", "bob@example.com"], ["user", "reset-link", "ann@example.com"]]
     {
