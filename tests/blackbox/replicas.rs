@@ -336,7 +336,7 @@ async fn a_file_is_copied_to_a_server_and_sessions_go_on() {
     let from = format!("sqlite:{}", before.path("portcullis.db").display());
     let copy = ["store", "copy", "--from", &from];
     let (code, _, error) = before.command(&copy).await;
-    assert!(code == 1 && error.contains("stop them first"), "{code} {error}");
+    assert!(code == 1 && error.contains("stop it first"), "{code} {error}");
     before.signal("TERM");
     before.exited().await;
 
