@@ -389,7 +389,7 @@ impl Gateway {
                     // The end of a request with invalid framing is unknown: the bytes that follow
                     // must not be parsed as the next request (RFC 9112 §6.3).
                     closes |= refusal.reason() == Reason::FramingInvalid;
-                    refused(&mut exchange, refusal, is_grpc)
+                    exchange.refuse(refusal, is_grpc)
                 }
             };
             exchange.set_response_headers(response.headers_mut(), was_allowed);
@@ -584,18 +584,6 @@ impl Gateway {
         });
         response.map(|_| RecordedBody::unrecorded())
     }
-}
-
-/// The response to a refused request.
-fn refused(exchange: &mut Exchange, refusal: Refusal, is_grpc: bool) -> Response<Body> {
-    let reason = refusal.reason();
-    let refused = exchange.explained(refusal).into_response(exchange.request_id());
-    if !is_grpc {
-        return refused;
-    }
-    // Limits count what is refused, although the status will be 200.
-    exchange.settle_cells(refused.status().as_u16());
-    grpc::refused(reason, refused.headers())
 }
 
 /// The result of a request that was allowed.

@@ -12,6 +12,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::Exchange;
 use crate::gateway::body::{Body, BodyError, LONG_AFTER, LONG_BYTES};
+use crate::gateway::grpc;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::streams::{End, Kind};
 use crate::identity::Renewed;
@@ -133,6 +134,18 @@ impl Exchange {
     ) -> Response<RecordedBody> {
         self.answered_with(status.as_u16());
         response.map(|body| RecordedBody::new(body, self))
+    }
+
+    /// The response to a request that was refused.
+    pub(in crate::gateway) fn refuse(&mut self, refusal: Refusal, is_grpc: bool) -> Response<Body> {
+        let reason = refusal.reason();
+        let refused = self.explained(refusal).into_response(self.request_id());
+        if !is_grpc {
+            return refused;
+        }
+        // Limits count what is refused, although the status will be 200.
+        self.settle_cells(refused.status().as_u16());
+        grpc::refused(reason, refused.headers())
     }
 
     /// The error of a stream that the gateway has ended. Its upstream connection is closed then.
