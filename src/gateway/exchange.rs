@@ -324,13 +324,6 @@ impl Exchange {
         self.stream = Some(streams.register(*worker, opened, snapshot));
     }
 
-    /// Registers it as a stream whose response is running.
-    fn runs_long(&mut self) {
-        let bytes = Arc::new(StreamBytes::default());
-        bytes.down.store(self.bytes_out, Ordering::Relaxed);
-        self.register(self.kind, bytes);
-    }
-
     /// Ready if access was taken away while the request body is on its way. The calling task is woken
     /// then, and when the upload turns out to be long.
     pub fn poll_upload_end(&mut self, cx: &Context<'_>) -> Poll<End> {

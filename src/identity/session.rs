@@ -316,10 +316,19 @@ impl Sessions {
         now: Duration,
     ) -> Result<Option<SessionRow>, StoreError> {
         let Some(sid) = self.named_by(token) else { return Ok(None) };
-        if self.revocations.list().contains(RevokedBy::Sid, &policy.issuer, &sid) {
+        self.live_named(&sid, policy, now).await
+    }
+
+    async fn live_named(
+        &self,
+        sid: &str,
+        policy: &Policy,
+        now: Duration,
+    ) -> Result<Option<SessionRow>, StoreError> {
+        if self.revocations.list().contains(RevokedBy::Sid, &policy.issuer, sid) {
             return Ok(None);
         }
-        let session = self.store.live(&sid).await?;
+        let session = self.store.live(sid).await?;
         Ok(session.filter(|session| !is_stale(session, self.stale(policy, now))))
     }
 
@@ -330,7 +339,7 @@ impl Sessions {
         policy: &Policy,
         now: Duration,
     ) -> Result<bool, StoreError> {
-        let session = self.live(&token.encode(&self.key), policy, now).await?;
+        let session = self.live_named(&token.session.to_string(), policy, now).await?;
         Ok(session.is_some_and(|session| session.counter == token.counter))
     }
 

@@ -3,6 +3,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use super::Exchange;
 use crate::gateway::body::{Body, BodyError, LONG_AFTER, LONG_BYTES};
 use crate::gateway::grpc;
 use crate::gateway::refusal::Refusal;
-use crate::gateway::streams::{End, Kind};
+use crate::gateway::streams::{End, Kind, StreamBytes};
 use crate::identity::Renewed;
 use crate::reason::Reason;
 
@@ -166,7 +167,9 @@ impl Exchange {
             stream.sent(self.bytes_out);
             return false;
         }
-        self.runs_long();
+        let bytes = Arc::new(StreamBytes::default());
+        bytes.down.store(self.bytes_out, Ordering::Relaxed);
+        self.register(self.kind, bytes);
         true
     }
 
