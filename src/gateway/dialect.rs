@@ -454,8 +454,8 @@ fn only<'a>(headers: &'a HeaderMap, field: &Field) -> Result<&'a HeaderValue, Fl
     }
 }
 
-/// Whether the request asks for no upgrade, or for one to WebSocket (RFC 6455 §4.1). Behind another
-/// protocol, such as HTTP/2, requests would follow that nobody asks about.
+/// Whether the request asks for no upgrade, or for one to WebSocket (RFC 6455 §4.1). After an upgrade
+/// to another protocol, such as HTTP/2, requests would bypass the gateway.
 fn stays_in_sight(method: &Method, headers: &HeaderMap) -> bool {
     let mut upgrades = headers.get_all(header::UPGRADE).iter();
     let Some(protocol) = upgrades.next() else { return true };

@@ -362,7 +362,7 @@ fn upgrades(guarded: &Spot) -> Vec<Draft> {
     vec![handshake(draft.what("a WebSocket")), keyless]
 }
 
-/// Upgrades to anything but WebSocket: behind them, requests would follow that nobody asks about.
+/// Upgrades to anything but WebSocket, after which requests would bypass the gateway.
 fn protocols(spot: &Spot) -> Vec<Draft> {
     let lines: [&[&str]; 8] = [
         &["h2c"],
