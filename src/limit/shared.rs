@@ -95,7 +95,7 @@ pub(super) struct Sharing {
 #[derive(Debug)]
 pub(super) struct Part {
     /// Among how many the budgets are divided.
-    place: Place,
+    granting: NonZeroU32,
     /// `None`: nothing is left for this gateway.
     counters: Option<Counters>,
 }
@@ -177,27 +177,36 @@ impl Sharing {
     /// goes does not give fresh budgets.
     fn current_part(&self, limit: &Limit) -> Arc<Part> {
         let place = self.store.place();
+        let (granting, grants) = Part::of(limit, place);
         let mut part = self.part.lock().unwrap_or_else(PoisonError::into_inner);
         match &*part {
-            Some(part) if part.place == place => Arc::clone(part),
+            Some(part) if part.granting == granting && part.counters.is_some() == grants => {
+                Arc::clone(part)
+            }
             _ => Arc::clone(part.insert(Arc::new(Part::new(limit, place)))),
         }
     }
 }
 
 impl Part {
-    /// The rate is divided exactly, and the burst is rounded down. Of a budget with fewer requests
-    /// than there are gateways, the first ones grant one request each, and the others none: together
-    /// never more than the budget.
+    /// Among how many gateways the budgets are divided, and whether this one gets a part. Of a budget
+    /// with fewer requests than there are gateways, the first ones grant one request each, and the
+    /// others none.
+    fn of(limit: &Limit, place: Place) -> (NonZeroU32, bool) {
+        let granting = place.gateways.min(limit.settings.requests);
+        (granting, granting == place.gateways || place.rank < granting.get())
+    }
+
+    /// The rate is divided exactly, and the burst is rounded down: together, the gateways never grant
+    /// more than the budget.
     fn new(limit: &Limit, place: Place) -> Self {
-        let requests = limit.settings.requests;
-        let granting = place.gateways.min(requests);
+        let (granting, grants) = Self::of(limit, place);
         let interval = emission_interval(&limit.settings).saturating_mul(granting.get());
-        let burst = NonZeroU32::new(requests.get() / granting).unwrap_or(NonZeroU32::MIN);
-        let grants = place.gateways <= requests || place.rank < granting.get();
+        let burst = limit.settings.requests.get() / granting;
+        let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
         let most = limit.settings.max_clients;
         let counters = grants.then(|| Counters::new(interval, burst, most, &limit.timer));
-        Self { place, counters }
+        Self { granting, counters }
     }
 }
 
@@ -482,6 +491,16 @@ mod tests {
         assert_eq!(passed(&one, "192.0.2.5", 1).await, 1);
         store.is_away.store(true, Ordering::Relaxed);
         assert_eq!(passed(&one, "192.0.2.2", 9).await, 0);
+    }
+
+    /// Counters that begin anew would grant a second budget.
+    #[tokio::test]
+    async fn another_rank_gives_no_fresh_budget() {
+        let ([one, _], store, _) = gateways(8, Count::All);
+        let place = |rank| Place { gateways: NonZeroU32::new(2).unwrap(), rank };
+        store.is_away.store(true, Ordering::Relaxed);
+        assert_eq!(passed(&one, "192.0.2.1", 9).await, 4);
+        assert_eq!(Part::of(&one, place(0)), Part::of(&one, place(1)));
     }
 
     /// One request for two gateways: the first one grants it, at the whole rate.
