@@ -446,7 +446,7 @@ impl RefreshToken {
     }
 
     fn decode(text: &str, key: &hmac::Key) -> Option<Self> {
-        if text.len() != ENCODED {
+        if text.len() != REFRESH_TOKEN {
             return None;
         }
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
@@ -520,8 +520,8 @@ pub const LONGEST_USER_AGENT: usize = 256;
 /// Bytes of a token's id and counter.
 const NAMED: usize = 24;
 
-/// Characters of a token: 24 bytes and a MAC of 32, in base64url.
-const ENCODED: usize = 75;
+/// Characters of a refresh token: 24 bytes and a MAC of 32, in base64url.
+pub(super) const REFRESH_TOKEN: usize = 75;
 
 #[cfg(test)]
 mod tests {
@@ -542,7 +542,7 @@ mod tests {
         let key = hmac::Key::new(hmac::HMAC_SHA256, b"a key");
         let token = RefreshToken { session: Uuid::new_v4(), counter: 7 };
         let text = token.encode(&key);
-        assert_eq!(text.len(), ENCODED);
+        assert_eq!(text.len(), REFRESH_TOKEN);
         assert_eq!(RefreshToken::decode(&text, &key), Some(token));
         assert_eq!(text, token.encode(&key), "the same again");
         assert_ne!(text, RefreshToken { counter: 8, ..token }.encode(&key));
@@ -550,7 +550,7 @@ mod tests {
             RefreshToken::decode(&text, &hmac::Key::new(hmac::HMAC_SHA256, b"another")),
             None
         );
-        for at in 0..ENCODED {
+        for at in 0..REFRESH_TOKEN {
             let mut changed = text.clone().into_bytes();
             changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
             assert_eq!(
@@ -560,7 +560,7 @@ mod tests {
             );
         }
         for text in
-            ["", "a", &text[1..], &format!("{text}A"), &format!("{}=", &text[..ENCODED - 1])]
+            ["", "a", &text[1..], &format!("{text}A"), &format!("{}=", &text[..REFRESH_TOKEN - 1])]
         {
             assert_eq!(RefreshToken::decode(text, &key), None, "{text}");
         }

@@ -6,6 +6,7 @@ use uuid::Uuid;
 use crate::identity::account_of_person::AccountOfPerson;
 use crate::identity::error::IdentityError;
 use crate::identity::provider::{LONGEST_COOKIES, NotAllowed, Person, Provider};
+use crate::identity::session::REFRESH_TOKEN;
 use crate::identity::{Identity, Policy};
 use crate::store::LoginProof;
 
@@ -52,9 +53,6 @@ impl Identity {
         Ok(names + "=; =".len() + minted.token.len() + REFRESH_TOKEN + LOGINS)
     }
 }
-
-/// The length of a refresh token.
-const REFRESH_TOKEN: usize = 75;
 
 /// The length of the cookie of logins in progress, with its name: somebody who is logged in may be
 /// led to the provider once more, to prove more.
