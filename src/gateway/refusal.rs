@@ -106,8 +106,8 @@ pub enum Refusal {
     /// The body is too large.
     #[error("the body is larger than max_body")]
     BodyTooLarge,
-    /// Access was taken away while the body was on its way.
-    #[error("the upload was ended: {why}")]
+    /// Access was taken away before the response.
+    #[error("the request was ended: {why}")]
     Ended {
         /// The reason that the client gets.
         reason: Reason,
