@@ -477,6 +477,15 @@ async fn eight_logins_at_once_all_arrive() {
     assert_eq!((page.status(), page.url()), (200, "http://app.test/first"), "{page:?}");
     let page = site.browse("bob", &second);
     assert_eq!((page.status(), page.url()), (200, "http://app.test/second"), "{page:?}");
+    // That happens up to three times in a row.
+    let mut waiting = site.browse_until("eve", "/auth/login/corp?return_to=%2Fthird", CALLBACK);
+    for _ in 0..3 {
+        site.provider.ask(json!({ "do": "jar", "jar": "eve", "remove": [LOGINS] }));
+        site.browse_until("eve", "/auth/login/corp?return_to=%2Fother", CALLBACK);
+        waiting = site.browse_until("eve", &waiting, CALLBACK);
+    }
+    let page = site.browse("eve", &waiting);
+    assert_eq!((page.status(), page.url()), (200, "http://app.test/third"), "{page:?}");
     // A tab that was left open long ago finds a session.
     let page = site.browse("bob", &first);
     assert_eq!((page.status(), page.url()), (200, "http://app.test/first"), "{page:?}");

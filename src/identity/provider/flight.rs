@@ -31,14 +31,14 @@ pub struct Flight {
     /// How long ago the person may have proved who they are, in seconds.
     #[serde(rename = "m", default, skip_serializing_if = "Option::is_none")]
     pub max_age: Option<u64>,
-    /// Whether it replaces a login whose cookie another tab had overwritten.
-    #[serde(rename = "n", default, skip_serializing_if = "is_false")]
-    pub is_second: bool,
+    /// How often it began again because another tab had overwritten its cookie.
+    #[serde(rename = "b", default, skip_serializing_if = "is_zero")]
+    pub repeats: u8,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_false(flag: &bool) -> bool {
-    !flag
+fn is_zero(number: &u8) -> bool {
+    *number == 0
 }
 
 /// The ids of a browser's logins in progress, the latest first.
@@ -74,7 +74,7 @@ impl Flights {
             return_to: return_to.to_owned(),
             acr: Vec::new(),
             max_age: None,
-            is_second: false,
+            repeats: 0,
         })
     }
 

@@ -96,12 +96,12 @@ impl Identity {
             return Ok(Outcome::Step(Step::On { to, cookie: is_from_here.then_some(cookie) }));
         }
         if !is_from_here {
-            if begins_others && !flight.is_second {
+            if begins_others && flight.repeats < REPEATS {
                 // Tabs that begin together overwrite each other's cookie. This code may be
                 // somebody else's, so it is not used: the login begins again.
                 let next = self.begin(provider, &flight.return_to)?;
-                let Flight { acr, max_age, .. } = flight;
-                let next = Flight { is_second: true, acr, max_age, ..next };
+                let Flight { acr, max_age, repeats, .. } = flight;
+                let next = Flight { repeats: repeats + 1, acr, max_age, ..next };
                 return self.send_away(provider, &next, logins, policy).await;
             }
             let back = Some(flight.return_to.into());
@@ -163,6 +163,10 @@ fn on_own_host(provider: &Provider, request: &Request, policy: &Policy) -> Optio
     let query = query.map_or_else(String::new, |query| format!("{query}&"));
     Some(format!("{}/login/{}?{query}{MOVED}=1", policy.issuer, provider.settings().name))
 }
+
+/// How often a login begins again at most. Tabs that begin together may overwrite each other's cookie
+/// more than once; browsers follow 20 redirects, of which each beginning takes two to four.
+const REPEATS: u8 = 3;
 
 /// The parameter of a login that was begun on another host.
 const MOVED: &str = "moved";
