@@ -236,40 +236,39 @@ impl<T: AsyncRead> ClientStream<T> {
 
     /// Ready once the client has taken too long.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let Some(idle_since) = self.state.idle_since() else {
-                self.forget_head();
-                self.stay_awake(cx);
-                return Poll::Pending;
-            };
-            if self.head_begun {
-                self.head_since.get_or_insert_with(Instant::now);
-            }
-            let deadline = match self.head_since {
-                Some(begun) => begun + self.timeouts.header,
-                None => idle_since + self.timeouts.idle,
-            };
-            let sleep =
-                self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-            if sleep.deadline() > deadline {
-                sleep.as_mut().reset(deadline);
-            }
-            ready!(sleep.as_mut().poll(cx));
-            if sleep.deadline() >= deadline {
-                return Poll::Ready(());
-            }
-            sleep.as_mut().reset(deadline);
+        let Some(idle_since) = self.state.idle_since() else {
+            self.forget_head();
+            self.stay_awake(cx);
+            return Poll::Pending;
+        };
+        if self.head_begun {
+            self.head_since.get_or_insert_with(Instant::now);
         }
+        let deadline = match self.head_since {
+            Some(begun) => begun + self.timeouts.header,
+            None => idle_since + self.timeouts.idle,
+        };
+        if self.is_woken_by(deadline) {
+            return Poll::Pending;
+        }
+        self.poll_sleep(deadline, cx)
     }
 
     /// Wakes the task again while an exchange is active. hyper does not always read again after the
     /// exchange has ended, and the idle time that begins then must have a timer.
     fn stay_awake(&mut self, cx: &mut Context<'_>) {
-        let idle = self.timeouts.idle.max(Duration::from_millis(1));
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
-        while sleep.as_mut().poll(cx).is_ready() {
-            sleep.as_mut().reset(Instant::now() + idle);
+        if self.sleep.as_ref().is_some_and(|sleep| !sleep.is_elapsed()) {
+            return;
         }
+        let idle = self.timeouts.idle.max(Duration::from_millis(1));
+        while self.poll_sleep(Instant::now() + idle, cx).is_ready() {}
+    }
+
+    /// Whether the timer will wake the task at this time or earlier: it is polled whenever it is set,
+    /// and polling it again would cost each request.
+    fn is_woken_by(&self, deadline: Instant) -> bool {
+        let timer = self.sleep.as_ref();
+        timer.is_some_and(|sleep| sleep.deadline() <= deadline && !sleep.is_elapsed())
     }
 
     /// Pending while a client that has closed its side may still be reading. A client that is gone
