@@ -293,7 +293,11 @@ impl Upstream {
             request = match (error.take_message(), again) {
                 // It never left.
                 (Some(unsent), _) if !is_last => unsent,
-                (None, Some(again)) if !is_last && lost.is_some() => again.rebuilt(),
+                (None, Some(again))
+                    if !is_last && lost.is_some_and(|lost| again.is_allowed_after(lost)) =>
+                {
+                    again.rebuilt()
+                }
                 _ if stream.greeting().is_missing()
                     && upload.is_none_or(|upload| upload.failure().is_none()) =>
                 {

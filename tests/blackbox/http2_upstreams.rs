@@ -94,6 +94,28 @@ async fn a_request_that_waits_for_its_turn_is_not_lost_with_the_connection() {
     assert_eq!(statuses, (200, 200), "{}", gateway.log().errors());
 }
 
+/// It was not acted on, so its method does not matter.
+#[tokio::test]
+async fn a_refused_request_without_a_body_is_sent_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = Gateway::start(&config_for(&listener)).await;
+    let application = tokio::spawn(async move {
+        let mut shared = accept(&listener, &[]).await;
+        for _ in 0..2 {
+            let request = next_request(&mut shared).await;
+            let refused = frame(RST_STREAM, 0, request, &REFUSED_STREAM.to_be_bytes());
+            shared.write_all(&refused).await.unwrap();
+        }
+        let mut own = accept(&listener, &[]).await;
+        let request = next_request(&mut own).await;
+        own.write_all(&frame(HEADERS, END, request, OK)).await.unwrap();
+        (shared, own)
+    });
+    let response = gateway.request("POST", "/").send().await;
+    assert_eq!(response.status, 200, "{}", gateway.log().errors());
+    within(application).await.unwrap();
+}
+
 fn config_for(listener: &TcpListener) -> String {
     let address = listener.local_addr().unwrap();
     format!(
@@ -161,8 +183,12 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 const PREFACE: usize = 24;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
+
+/// An error code.
+const REFUSED_STREAM: u32 = 7;
 
 /// `:status: 200`, in the static table of HPACK.
 const OK: &[u8] = &[0x88];

@@ -235,8 +235,7 @@ pub(super) enum Lost {
 }
 
 impl Lost {
-    /// What this error says. If something is lost, the request may be sent again if it may be
-    /// repeated (RFC 9113 §8.7). `None`: the application has given up on the request itself.
+    /// What this error says. `None`: the application has given up on the request itself.
     pub(super) fn by(error: &hyper::Error) -> Option<Self> {
         let cause = error.source();
         let is_connection = error.is_closed()

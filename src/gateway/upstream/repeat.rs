@@ -3,6 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use http_body::Body as _;
 
+use super::http2::Lost;
 use crate::gateway::body::ClientBody;
 
 /// Whether a request may be sent twice: it has no body, and its method is idempotent (RFC 9110
@@ -40,9 +41,9 @@ pub(super) struct Repeat {
 }
 
 impl Repeat {
-    /// Copies a request, if that [is allowed](is_allowed).
+    /// Copies a request. `None`: it has a body.
     pub(super) fn of(request: &Request<ClientBody>) -> Option<Self> {
-        if !is_allowed(request) {
+        if !request.body().is_end_stream() {
             return None;
         }
         let fields = request.headers().iter();
@@ -51,6 +52,12 @@ impl Repeat {
             uri: request.uri().clone(),
             fields: fields.map(|(name, value)| (name.clone(), value.clone())).collect(),
         })
+    }
+
+    /// Whether it may be sent again after this loss. A refused request was not acted on (RFC 9113
+    /// §8.7); one whose connection was lost may have been.
+    pub(super) fn is_allowed_after(&self, lost: Lost) -> bool {
+        lost == Lost::Turn || self.method.is_idempotent()
     }
 
     /// The request.
@@ -79,7 +86,9 @@ mod tests {
         assert_eq!((again.method(), again.uri()), (request.method(), request.uri()));
         assert_eq!(again.headers(), request.headers());
         *request.method_mut() = Method::POST;
-        assert!(Repeat::of(&request).is_none());
+        let again = Repeat::of(&request).unwrap();
+        let allowed = [Lost::Turn, Lost::Connection].map(|lost| again.is_allowed_after(lost));
+        assert_eq!(allowed, [true, false]);
     }
 
     #[test]
