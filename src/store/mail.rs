@@ -72,9 +72,10 @@ impl Store {
         Ok(self.write(statement).await? == 1)
     }
 
-    /// Some of the mail that is due now, the one that has waited longest first.
+    /// Some of the mail that is due now, the one that has waited longest first. It includes mail
+    /// that was queued or tried while the clock was ahead.
     pub async fn due_mail(&self, now: i64) -> Result<Vec<MailRow>, StoreError> {
-        self.connections.all(sqlx::query_as(DUE).bind(now)).await
+        self.connections.all(sqlx::query_as(DUE).bind(now).bind(now + MAX_AHEAD)).await
     }
 
     /// Claims a row for an attempt, and schedules the next attempt at `again_at` in case nothing
@@ -252,7 +253,10 @@ const QUEUE: &str = "INSERT INTO mail_outbox (kind, email, requested_at, next_at
     ON CONFLICT (kind, email) DO UPDATE SET asked = mail_outbox.asked + 1, return_to = excluded.return_to, language = excluded.language, \
     login = excluded.login";
 
-const DUE: &str = "SELECT kind, email, requested_at, attempts, asked, return_to, language, login FROM mail_outbox WHERE next_at <= $1 ORDER BY next_at LIMIT 50";
+const DUE: &str = "SELECT kind, email, requested_at, attempts, asked, return_to, language, login FROM mail_outbox WHERE next_at <= $1 OR next_at > $2 ORDER BY next_at LIMIT 50";
+
+/// Seconds to the next attempt at most: the longest pause is a quarter of an hour.
+const MAX_AHEAD: i64 = 3600;
 
 const CLAIM: &str = "UPDATE mail_outbox SET attempts = attempts + 1, next_at = $1 WHERE kind = $2 AND email = $3 AND attempts = $4 \
     RETURNING kind, email, requested_at, attempts, asked, return_to, language, login";
@@ -337,6 +341,8 @@ mod tests {
 
         let store = Store::open(&settings(folder.path())).await.unwrap();
         assert_eq!(store.due_mail(NOW - 1).await.unwrap(), []);
+        let after_clock_was_ahead = store.due_mail(NOW - 2 * MAX_AHEAD).await.unwrap();
+        assert_eq!(after_clock_was_ahead.len(), 2);
         let row = store.due_mail(NOW).await.unwrap().remove(0);
         let taken = store.claim_mail(&row, NOW + 60).await.unwrap().unwrap();
         assert_eq!((taken.email.as_str(), taken.attempts, taken.asked), ("a@example.com", 1, 1));
