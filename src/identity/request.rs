@@ -151,6 +151,11 @@ fn parse_body<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T
         return serde_json::from_value(Value::Object(Map::new())).map_err(|error| fault(&error));
     }
     match media_type(headers) {
+        // serde also takes an array, with the members in order: what only looks for one member by
+        // its name, as the limits do for the account, would not see it.
+        Some(MediaType::Json) if body.trim_ascii_start().starts_with(b"[") => {
+            Err(RequestFault::Members)
+        }
         Some(MediaType::Json) => serde_json::from_slice(body).map_err(|error| fault(&error)),
         Some(MediaType::Form) => {
             // Decoding would turn invalid UTF-8 into U+FFFD, so that many passwords became the same
@@ -215,6 +220,7 @@ mod tests {
             (json, "{", Some(RequestFault::Json)),
             (json, r#"{"email":"a","password":"b"} x"#, Some(RequestFault::Json)),
             (json, "[]", Some(RequestFault::Members)),
+            (json, "\r\n [\"a\",\"b\",null,false,null,null]", Some(RequestFault::Members)),
             (json, r#"{"email":"a","password":17}"#, Some(RequestFault::Members)),
             (json, r#"{"email":"a","email":"b","password":"c"}"#, Some(RequestFault::Repeated)),
             (form, "email=a&email=b&password=c", Some(RequestFault::Repeated)),
