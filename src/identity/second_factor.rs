@@ -186,22 +186,19 @@ impl SecondFactors {
         let Some(code) = code.filter(|code| !code.trim().is_empty()) else {
             return Ok(Checked::Missing);
         };
-        // From when the clock was ahead, it must not block for longer than ever. Clocks of replicas
-        // may differ by a little.
-        let left = factor.blocked_until.saturating_sub(now.as_secs().cast_signed());
-        if left > 0 && left < 2 * BLOCK.as_secs().cast_signed() {
+        // Counted as wrong first: of codes that arrive at once, no more are checked than of codes
+        // that arrive in turn.
+        let (now_in_seconds, block) = (now.as_secs().cast_signed(), BLOCK.as_secs().cast_signed());
+        if !self.store.count_code(account, MOST_WRONG, now_in_seconds, block).await? {
             return Ok(Checked::Wrong);
         }
         let is_right = match step_of(code, &factor.secret, now, factor.last_step) {
-            Some(step) => self.store.take_code(account, step).await?,
+            Some(step) => {
+                self.store.take_code(account, step, current_step(now) + STEPS_AHEAD).await?
+            }
             None => self.store.use_recovery_code(account, &self.digest(account, code)).await?,
         };
-        if is_right {
-            return Ok(Checked::Right);
-        }
-        let until = (now + BLOCK).as_secs().cast_signed();
-        self.store.count_wrong_code(account, MOST_WRONG, until).await?;
-        Ok(Checked::Wrong)
+        Ok(if is_right { Checked::Right } else { Checked::Wrong })
     }
 
     /// Removes the second factor of an account. Returns false if it has none.
@@ -221,16 +218,21 @@ impl SecondFactors {
 }
 
 /// The time step of a code: that of `now`, the one before or the one after (RFC 6238 §5.2), but
-/// none at or before `last`.
+/// none at or before `last`, unless that was used while the clock was ahead.
 fn step_of(code: &str, secret: &[u8], now: Duration, last: i64) -> Option<i64> {
     let digits: String =
         code.chars().filter(|letter| !letter.is_whitespace()).take(LONGEST_CODE).collect();
     let is_code = digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());
     let code: u32 = digits.parse().ok().filter(|_| is_code)?;
-    let step = (now.as_secs() / STEP).cast_signed();
+    let step = current_step(now);
+    let last = if last > step + STEPS_AHEAD { 0 } else { last };
     [step, step - 1, step + 1]
         .into_iter()
         .find(|&step| step > last && code_at(secret, step.cast_unsigned()) == code)
+}
+
+fn current_step(now: Duration) -> i64 {
+    (now.as_secs() / STEP).cast_signed()
 }
 
 /// RFC 4226 §5.3, with HMAC-SHA-1, which every app supports.
@@ -318,9 +320,20 @@ const LONGEST_CODE: usize = 40;
 const MOST_WRONG: i64 = 10;
 const BLOCK: Duration = Duration::from_mins(15);
 
+/// How far ahead the step of the last code may be, if the clock was right then. The clocks of
+/// replicas may differ by a little.
+const STEPS_AHEAD: i64 = 4;
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::task::JoinSet;
+
     use super::*;
+    use crate::identity::Email;
+    use crate::identity::account::{Accounts, NewAccount};
+    use crate::store::test_settings;
 
     #[test]
     fn codes_match_the_test_vectors_of_the_rfcs() {
@@ -370,6 +383,66 @@ mod tests {
             (at(1_111_111_109, "081804", 0), at(1_111_111_109, "81804", 0)),
             (Some(37_037_036), None)
         );
+    }
+
+    const NOW: Duration = Duration::from_secs(1_800_000_000);
+
+    /// The second factors in a store, and an account that has one, with its secret.
+    async fn enrolled(folder: &tempfile::TempDir) -> (Arc<SecondFactors>, String, Vec<u8>) {
+        let store = Store::open(&test_settings(folder.path())).await.unwrap();
+        let new = NewAccount {
+            email: Email::parse("ann@example.com").unwrap(),
+            name: None,
+            password: None,
+            roles: Vec::new(),
+            email_verified: true,
+        };
+        let id = Accounts::new(store.clone(), None).add(new, NOW.as_secs()).await.unwrap().id;
+        let factors = SecondFactors::new(store.clone());
+        factors.begin(&id, "site", "ann@example.com", NOW).await.unwrap();
+        let secret = store.second_factor(&id).await.unwrap().unwrap().secret.to_vec();
+        let code = code_of(&secret, NOW - Duration::from_secs(STEP));
+        factors.confirm(&id, &code, NOW).await.unwrap();
+        (Arc::new(factors), id, secret)
+    }
+
+    fn code_of(secret: &[u8], at: Duration) -> String {
+        format!("{:06}", code_at(secret, at.as_secs() / STEP))
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn codes_at_once_are_guesses_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let (factors, id, secret) = enrolled(&folder).await;
+        let right = code_of(&secret, NOW);
+        let wrong = if right == "000000" { "000001" } else { "000000" };
+        let mut guesses = JoinSet::new();
+        for _ in 0..40 {
+            let (factors, id) = (Arc::clone(&factors), id.clone());
+            guesses.spawn(async move { factors.check(&id, Some(wrong), NOW).await.unwrap() });
+        }
+        assert!(guesses.join_all().await.iter().all(|checked| *checked == Checked::Wrong));
+        let check = async |code: &str, at| factors.check(&id, Some(code), at).await.unwrap();
+        assert_eq!(check(&right, NOW).await, Checked::Wrong);
+        // Of ten in a row, the last one may be right.
+        let later = NOW + BLOCK;
+        for _ in 0..9 {
+            assert_eq!(check("x", later).await, Checked::Wrong);
+        }
+        assert_eq!(check(&code_of(&secret, later), later).await, Checked::Right);
+        let later = later + Duration::from_secs(STEP);
+        assert_eq!(check(&code_of(&secret, later), later).await, Checked::Right);
+    }
+
+    #[tokio::test]
+    async fn a_code_from_when_the_clock_was_ahead_uses_no_others_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let (factors, id, secret) = enrolled(&folder).await;
+        for at in [NOW + Duration::from_hours(48), NOW] {
+            let code = code_of(&secret, at);
+            let check = async || factors.check(&id, Some(&code), at).await.unwrap();
+            assert_eq!((check().await, check().await), (Checked::Right, Checked::Wrong));
+        }
     }
 
     #[test]

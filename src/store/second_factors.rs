@@ -15,8 +15,6 @@ pub struct SecondFactor {
     pub is_confirmed: bool,
     /// The time step of the last accepted code.
     pub last_step: i64,
-    /// Unix seconds: no code is checked before this time.
-    pub blocked_until: i64,
     /// The secret as it is stored. It identifies the secret that a confirmation is for.
     sealed: String,
 }
@@ -32,17 +30,11 @@ impl std::fmt::Debug for SecondFactor {
 impl Store {
     /// The second factor of an account, confirmed or not.
     pub async fn second_factor(&self, account: &str) -> Result<Option<SecondFactor>, StoreError> {
-        let row: Option<(String, Option<i64>, i64, i64)> =
+        let row: Option<(String, Option<i64>, i64)> =
             self.connections.first(sqlx::query_as(READ).bind(account)).await?;
-        let Some((sealed, confirmed_at, last_step, blocked_until)) = row else { return Ok(None) };
+        let Some((sealed, confirmed_at, last_step)) = row else { return Ok(None) };
         let secret = self.sealer.open(&place(account), &sealed)?;
-        Ok(Some(SecondFactor {
-            secret,
-            is_confirmed: confirmed_at.is_some(),
-            last_step,
-            blocked_until,
-            sealed,
-        }))
+        Ok(Some(SecondFactor { secret, is_confirmed: confirmed_at.is_some(), last_step, sealed }))
     }
 
     /// The ids of all accounts with a confirmed second factor.
@@ -104,9 +96,15 @@ impl Store {
     }
 
     /// Accepts the code of a time step. Of any number of attempts with it, one succeeds, and none
-    /// succeeds later with an earlier code.
-    pub async fn take_code(&self, account: &str, step: i64) -> Result<bool, StoreError> {
-        Ok(self.write(sqlx::query(TAKE).bind(step).bind(account)).await? == 1)
+    /// succeeds later with an earlier code. A last step after `ahead` does not count: the clock was
+    /// ahead then.
+    pub async fn take_code(
+        &self,
+        account: &str,
+        step: i64,
+        ahead: i64,
+    ) -> Result<bool, StoreError> {
+        Ok(self.write(sqlx::query(TAKE).bind(step).bind(account).bind(ahead)).await? == 1)
     }
 
     /// How many unused recovery codes an account has.
@@ -129,21 +127,33 @@ impl Store {
         if writing.execute(statement.bind(account).bind(digest)).await? == 0 {
             return Ok(false);
         }
-        let statement = sqlx::query("UPDATE second_factors SET failures = 0 WHERE account = $1");
+        let statement = sqlx::query(
+            "UPDATE second_factors SET failures = 0, blocked_until = 0 WHERE account = $1",
+        );
         writing.execute(statement.bind(account)).await?;
         writing.commit().await?;
         Ok(true)
     }
 
-    /// Counts a wrong code. After `most` in a row, no code is checked before `until`.
-    pub async fn count_wrong_code(
+    /// Counts a code as wrong, until [`take_code`](Self::take_code) or
+    /// [`use_recovery_code`](Self::use_recovery_code) finds that it is right. After `most` in a row,
+    /// this returns false for `block` seconds from `now`: no code may be checked.
+    pub async fn count_code(
         &self,
         account: &str,
         most: i64,
-        until: i64,
-    ) -> Result<(), StoreError> {
-        self.write(sqlx::query(COUNT_WRONG).bind(account).bind(most).bind(until)).await?;
-        Ok(())
+        now: i64,
+        block: i64,
+    ) -> Result<bool, StoreError> {
+        let blocked: Option<(i64,)> = self
+            .connections
+            .first(sqlx::query_as(IS_BLOCKED).bind(account).bind(now).bind(now + 2 * block))
+            .await?;
+        if blocked.is_some() {
+            return Ok(false);
+        }
+        let counting = sqlx::query(COUNT).bind(account).bind(most).bind(now + block);
+        Ok(self.write(counting.bind(now).bind(now + 2 * block)).await? == 1)
     }
 
     /// Removes the second factor of an account, and its recovery codes. Returns false if it has
@@ -186,8 +196,7 @@ fn place(account: &str) -> String {
     format!("second_factors.secret/{account}")
 }
 
-const READ: &str =
-    "SELECT secret, confirmed_at, last_step, blocked_until FROM second_factors WHERE account = $1";
+const READ: &str = "SELECT secret, confirmed_at, last_step FROM second_factors WHERE account = $1";
 
 const OWNERS: &str = "SELECT account FROM second_factors WHERE confirmed_at IS NOT NULL";
 
@@ -203,8 +212,13 @@ const IS_CONFIRMED: &str =
 
 const FORGET_CODES: &str = "DELETE FROM recovery_codes WHERE account = $1";
 
-const TAKE: &str = "UPDATE second_factors SET last_step = $1, failures = 0 \
-    WHERE account = $2 AND confirmed_at IS NOT NULL AND last_step < $1";
+const TAKE: &str = "UPDATE second_factors SET last_step = $1, failures = 0, blocked_until = 0 \
+    WHERE account = $2 AND confirmed_at IS NOT NULL AND (last_step < $1 OR last_step > $3)";
 
-const COUNT_WRONG: &str = "UPDATE second_factors SET failures = CASE WHEN failures + 1 >= $2 THEN 0 ELSE failures + 1 END, \
-    blocked_until = CASE WHEN failures + 1 >= $2 THEN $3 ELSE blocked_until END WHERE account = $1";
+/// A block from when the clock was ahead must not last for longer than ever. Clocks of replicas may
+/// differ by a little.
+const IS_BLOCKED: &str = "SELECT blocked_until FROM second_factors WHERE account = $1 AND blocked_until > $2 AND blocked_until < $3";
+
+const COUNT: &str = "UPDATE second_factors SET failures = CASE WHEN failures + 1 >= $2 THEN 0 ELSE failures + 1 END, \
+    blocked_until = CASE WHEN failures + 1 >= $2 THEN $3 ELSE blocked_until END \
+    WHERE account = $1 AND (blocked_until <= $4 OR blocked_until >= $5)";
