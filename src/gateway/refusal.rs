@@ -295,6 +295,7 @@ impl Refusal {
             | Self::Unauthenticated(Unauthenticated::Limited { retry_after, .. }) => {
                 Some(*retry_after)
             }
+            Self::Identity(refused) => refused.error.retry_after(),
             Self::SecondTarget { refusal, .. }
             | Self::ForExpress(refusal)
             | Self::Lacking { refusal, .. } => refusal.retry_after(),
@@ -342,6 +343,9 @@ impl Refusal {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after));
             }
             Self::Identity(refused) => {
+                if let Some(retry_after) = refused.error.retry_after() {
+                    headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after));
+                }
                 for cookie in refused.cookies {
                     headers.append(header::SET_COOKIE, cookie);
                 }

@@ -9,6 +9,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Identity;
 use super::endpoints::Budget;
 use crate::limit::{Cell, Count, Exceeded, KeyKind, Limit, Settings};
 
@@ -93,6 +94,12 @@ impl Budgets {
         }
     }
 
+    /// Counts a request as a failure of the account with this id, until it turns out to have
+    /// succeeded.
+    pub fn guess_at(&self, account: &str) -> (&Arc<Limit>, Result<Cell, Exceeded>) {
+        (&self.failures, self.failures.take_account(account))
+    }
+
     /// Describes the limits in force on an identity route with this limit of its own, for `check`.
     pub fn in_force(own: Option<&Limit>) -> Vec<String> {
         let description = own.map(|limit| {
@@ -141,6 +148,23 @@ impl Budgets {
             &self.failures,
             &self.guesses,
         ]
+    }
+}
+
+impl Identity {
+    /// Has a limit that is shared count a request for all gateways.
+    pub(super) async fn counted(
+        &self,
+        limit: &Limit,
+        taken: Result<Cell, Exceeded>,
+    ) -> Result<Cell, Exceeded> {
+        let counted = match taken {
+            Ok(cell) => limit.confirm(cell).await,
+            Err(exceeded) => Err(exceeded),
+        };
+        counted.inspect_err(|_| {
+            self.metrics.rate_limited(limit.name()).inc();
+        })
     }
 }
 

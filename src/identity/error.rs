@@ -99,6 +99,14 @@ pub enum IdentityError {
     /// No valid credentials of an account.
     #[error("no credentials of an account were sent")]
     NoCaller,
+    /// An account has had too many wrong passwords.
+    #[error("limit `{limit}` is exceeded")]
+    Limited {
+        /// The name of the limit.
+        limit: String,
+        /// Whole seconds until a retry makes sense.
+        retry_after: u64,
+    },
     /// The hashing queue is full.
     #[error(transparent)]
     Overloaded(HashError),
@@ -143,6 +151,7 @@ impl IdentityError {
             | Self::NoProvider => Reason::RouteNotFound,
             Self::PersonalToken => Reason::ScopeMissing,
             Self::NoCaller | Self::NothingToEnd(_) => Reason::CredentialsMissing,
+            Self::Limited { .. } => Reason::RateLimited,
             Self::Overloaded(_) | Self::MailFull(_) => Reason::Overloaded,
             Self::Store(_) | Self::Keys(_) | Self::Stopping => Reason::StoreUnavailable,
         }
@@ -151,6 +160,14 @@ impl IdentityError {
     /// Whether the cause is an outage, here or at a provider.
     pub fn is_outage(&self) -> bool {
         self.reason().status().as_u16() == 503
+    }
+
+    /// Whole seconds until a retry makes sense.
+    pub fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::Limited { retry_after, .. } => Some(*retry_after),
+            _ => None,
+        }
     }
 
     /// What the client receives besides the reason: what is wrong with its body or its new

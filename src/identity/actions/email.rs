@@ -109,8 +109,7 @@ impl Identity {
         let email = Email::parse(&account.email).map_err(|_| IdentityError::Link)?;
         let is_confirmed = match (&body.password, &body.new_password) {
             (Some(password), None) => {
-                self.check(request.client, Some(&account), Some(&email), password.password())
-                    .await?;
+                self.check_behind_link(&account, password, request).await?;
                 self.accounts.verify_email(&account, &link, self.clock.unix_seconds()).await?
             }
             (None, Some(new)) => {

@@ -83,7 +83,7 @@ impl Identity {
         let (link, now) = (digest_of(body.token.expose()), self.clock.unix_seconds());
         let account =
             self.accounts.by_link(&link, Purpose::Change, now).await?.ok_or(IdentityError::Link)?;
-        self.check_again(&account, &body.password, request).await?;
+        self.check_behind_link(&account, &body.password, request).await?;
         let now = self.clock.unix_seconds();
         if !self.accounts.change_email(&account, &link, policy, now).await? {
             return Err(IdentityError::Link.into());

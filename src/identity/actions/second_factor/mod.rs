@@ -157,6 +157,26 @@ impl Identity {
         }
         checked
     }
+
+    /// The same of the reader of a mailed link. Only the link tells which account it is, so its
+    /// failures are counted here.
+    pub(in crate::identity::actions) async fn check_behind_link(
+        &self,
+        account: &AccountRow,
+        password: &Secret,
+        request: &Request,
+    ) -> Result<(), IdentityError> {
+        let (limit, guess) = self.budgets.guess_at(&account.id);
+        let cell = self.counted(limit, guess).await.map_err(|exceeded| IdentityError::Limited {
+            limit: limit.name().to_owned(),
+            retry_after: exceeded.retry_after_seconds(),
+        })?;
+        let checked = self.check_again(account, password, request).await;
+        if !matches!(checked, Err(IdentityError::Login(_))) {
+            limit.give_back(cell);
+        }
+        checked
+    }
 }
 
 /// Starts setting up the second factor.
