@@ -330,11 +330,12 @@ impl Outbox {
             MailKind::Invite => {
                 self.link(&account, Purpose::Reset, INVITATION, row, policy).await?
             }
-            MailKind::NewEmail if !is_taken => {
-                self.link(&account, Purpose::Change, Purpose::Change.lifetime(), row, policy)
-                    .await?
+            MailKind::NewEmail => {
+                let lifetime = Purpose::Change.lifetime();
+                let link = self.link(&account, Purpose::Change, lifetime, row, policy).await?;
+                // A notice that the address is taken has no link, but counts like one.
+                link.map(|link| if is_taken { String::new() } else { link })
             }
-            MailKind::NewEmail => Some(String::new()),
             MailKind::Changed
             | MailKind::EmailChangeAsked
             | MailKind::NewLogin

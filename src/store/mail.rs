@@ -120,7 +120,8 @@ impl Store {
     }
 
     /// Makes a link. Returns false, and writes nothing, if `most` links for its purpose were made
-    /// for the account after `since`. Those that were made while the clock was ahead do not count.
+    /// for the account, or for the same new address, after `since`. Those that were made while the
+    /// clock was ahead do not count.
     pub async fn insert_link(
         &self,
         link: &LinkRow<'_>,
@@ -266,7 +267,8 @@ const BEGIN_ANEW: &str = "UPDATE mail_outbox SET attempts = 0, requested_at = $1
 
 const INSERT_LINK: &str = "INSERT INTO mail_links (digest, purpose, account, email, generation, created_at, expires_at, new_email) \
     SELECT $1, $2, $3, $4, $5, $6, $7, $8 WHERE \
-    (SELECT COUNT(*) FROM mail_links WHERE account = $3 AND purpose = $2 AND created_at > $9 AND created_at <= $6) < $10";
+    (SELECT COUNT(*) FROM mail_links WHERE account = $3 AND purpose = $2 AND created_at > $9 AND created_at <= $6) < $10 AND \
+    (SELECT COUNT(*) FROM mail_links WHERE new_email = $8 AND created_at > $9 AND created_at <= $6) < $10";
 
 const VERIFIED: &str = "UPDATE accounts SET email_verified = 1 WHERE id = $1 AND generation = $2";
 

@@ -417,6 +417,48 @@ async fn a_new_address_counts_once_its_link_was_used_with_the_password() {
     post(&gateway, "/email/change", late).await.is(400, "link_invalid");
 }
 
+/// The link comes from the owner of the mailbox, the password must come from that of the account.
+#[tokio::test]
+async fn passwords_are_not_guessed_behind_a_link() {
+    let gateway = Gateway::start(MAILING).await;
+    register(&gateway, "ann@example.com").await;
+    let (ann, _) = access(&gateway, "ann@example.com").await;
+    as_owner(&gateway, "PATCH", json!({ "email": "thief@example.com" }), &ann).await;
+    let sent = mails(&gateway, 2).await;
+    let link = sent.iter().find(|mail| mail.contains(CHANGE)).unwrap();
+    let guess = |password: &str| json!({ "token": token(link, CHANGE), "password": password });
+    for _ in 0..5 {
+        let wrong = guess("another horse battery staple");
+        post(&gateway, "/email/change", wrong).await.is(401, "login_failed");
+    }
+    let limited = post(&gateway, "/email/change", guess(PASSWORD)).await;
+    assert!(limited.header("retry-after").is_some(), "{limited:?}");
+    limited.is(429, "rate_limited");
+    let metric = gateway
+        .metric_value("portcullis_rate_limited_total", &["limit=\"identity-login-account\""]);
+    assert_eq!(metric.await, Some(1.0));
+}
+
+#[tokio::test]
+async fn many_accounts_do_not_flood_a_mailbox() {
+    let gateway = Gateway::start(MAILING).await;
+    register(&gateway, "ann@example.com").await;
+    for (victim, text) in
+        [("ann@example.com", "already belongs to an account"), ("nobody@example.com", CHANGE)]
+    {
+        let before = read(&gateway.path("mail")).len();
+        for number in 0..6 {
+            let own = format!("{number}-{victim}");
+            register(&gateway, &own).await;
+            let (own, _) = access(&gateway, &own).await;
+            as_owner(&gateway, "PATCH", json!({ "email": victim }), &own).await;
+        }
+        gateway.log().until("the last one", |line| line["message"] == "mail_withheld").await;
+        let sent = mails(&gateway, before + 11).await;
+        assert_eq!(sent.iter().filter(|mail| mail.contains(text)).count(), 5, "{sent:?}");
+    }
+}
+
 #[tokio::test]
 async fn people_export_and_delete_their_account() {
     let gateway = Gateway::start(MAILING).await;
