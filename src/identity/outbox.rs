@@ -234,7 +234,11 @@ impl Outbox {
         }
         let Some(mailer) = mailer else { return Ok(()) };
         while under_way.len() < MOST_AT_ONCE {
-            let due = self.store.due_mail(self.now()).await?;
+            let mut due = self.store.due_mail(self.now()).await?;
+            if due.len() > MOST_AT_ONCE {
+                self.store.drop_mail_to_nobody(self.now()).await?;
+                due = self.store.due_mail(self.now()).await?;
+            }
             if due.is_empty() {
                 break;
             }

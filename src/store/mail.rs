@@ -78,6 +78,13 @@ impl Store {
         self.connections.all(sqlx::query_as(DUE).bind(now).bind(now + MAX_AHEAD)).await
     }
 
+    /// Drops due mail to addresses without an account, all at once: a flood of it must not keep other
+    /// mail waiting.
+    pub async fn drop_mail_to_nobody(&self, now: i64) -> Result<(), StoreError> {
+        self.write(sqlx::query(DROP_TO_NOBODY).bind(now)).await?;
+        Ok(())
+    }
+
     /// Claims a row for an attempt, and schedules the next attempt at `again_at` in case nothing
     /// more is heard. Returns the row as it is now. `None`: another process has it.
     pub async fn claim_mail(
@@ -254,6 +261,9 @@ const QUEUE: &str = "INSERT INTO mail_outbox (kind, email, requested_at, next_at
     ON CONFLICT (kind, email) DO UPDATE SET asked = mail_outbox.asked + 1, return_to = excluded.return_to, language = excluded.language, \
     login = excluded.login";
 
+const DROP_TO_NOBODY: &str = "DELETE FROM mail_outbox WHERE kind IN ('reset', 'verify') AND attempts = 0 AND next_at <= $1 \
+    AND NOT EXISTS (SELECT 1 FROM accounts WHERE accounts.email = mail_outbox.email)";
+
 const DUE: &str = "SELECT kind, email, requested_at, attempts, asked, return_to, language, login FROM mail_outbox WHERE next_at <= $1 OR next_at > $2 ORDER BY next_at LIMIT 50";
 
 /// Seconds to the next attempt at most: the longest pause is a quarter of an hour.
@@ -327,6 +337,29 @@ mod tests {
     /// A mail to reset the password of an account.
     fn reset(email: &str) -> NewMail<'_> {
         NewMail { kind: "reset", email, language: "en", ..NewMail::default() }
+    }
+
+    #[tokio::test]
+    async fn mail_to_nobody_does_not_wait_for_its_turn() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(folder.path())).await.unwrap();
+        store.insert_account(&account("ann")).await.unwrap();
+        let invited = NewMail { kind: "invite", ..reset("x@example.com") };
+        for mail in [reset("x@example.com"), reset("ann@example.com"), invited] {
+            assert!(store.queue_mail(mail, 10, NOW).await.unwrap());
+        }
+        let tried = reset("y@example.com");
+        assert!(store.queue_mail(tried, 10, NOW - 1).await.unwrap());
+        let tried = store.due_mail(NOW - 1).await.unwrap().remove(0);
+        store.claim_mail(&tried, NOW).await.unwrap().unwrap();
+        store.drop_mail_to_nobody(NOW).await.unwrap();
+        let mut left = store.due_mail(NOW).await.unwrap();
+        left.sort_by(|one, other| one.email.cmp(&other.email));
+        let left: Vec<_> = left.iter().map(|row| (&*row.kind, &*row.email)).collect();
+        assert_eq!(
+            left,
+            [("reset", "ann@example.com"), ("invite", "x@example.com"), ("reset", "y@example.com")]
+        );
     }
 
     #[tokio::test]
