@@ -32,15 +32,19 @@ pub struct PersonalTokens {
     store: Store,
     /// This process's list. `None` in a command: the gateway reads its changes from the store.
     revocations: Option<Arc<Revocations>>,
-    /// Digests that were refused for good: a client that repeats one costs the store nothing.
-    refused: Mutex<HashMap<String, RefusedForGood>>,
+    /// What became of digests that were looked up.
+    seen: Mutex<HashMap<String, Seen>>,
     turns: Turns,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RefusedForGood {
-    /// With the number of attempts.
+enum Seen {
+    /// It is no guess: wrong ones from the same address must not keep it from being looked up again.
+    Worked,
+    /// Refused for good: a client that repeats it costs the store nothing. With the number of
+    /// attempts.
     Unknown(u8),
+    /// Likewise.
     Revoked,
 }
 
@@ -138,7 +142,8 @@ impl Identity {
     /// Looks a token up ([`PersonalTokens::look_up`]). An unknown token counts as a failed login of
     /// the client's address. One that was revoked or has expired does not, and neither does one
     /// that is repeated again and again: nobody guesses like that, and a forgotten program must not
-    /// lock out those who share its address. May be called on any runtime.
+    /// lock out those who share its address. One that has worked here is looked up even if others at
+    /// its address have used the limit up. May be called on any runtime.
     pub async fn look_up_token(
         self: &Arc<Self>,
         token: &str,
@@ -148,16 +153,16 @@ impl Identity {
         if self.personal_tokens.is_stale(token) {
             return Err(Unusable::Unknown.into());
         }
-        let (limit, guess) = self.budgets.guess(client);
-        let guess = match guess {
-            Ok(cell) => limit.confirm(cell).await,
-            Err(exceeded) => Err(exceeded),
+        let counted = if self.personal_tokens.has_worked(token) {
+            None
+        } else {
+            let (limit, guess) = self.budgets.guess(client);
+            let cell = self.counted(limit, guess).await.map_err(|exceeded| {
+                let retry_after = exceeded.retry_after_seconds();
+                LookUpError::Limited { limit: limit.name().to_owned(), retry_after }
+            })?;
+            Some((limit, cell))
         };
-        let cell = guess.map_err(|exceeded| {
-            self.metrics.rate_limited(limit.name()).inc();
-            let retry_after = exceeded.retry_after_seconds();
-            LookUpError::Limited { limit: limit.name().to_owned(), retry_after }
-        })?;
         let (identity, policy) = (Arc::clone(self), Arc::clone(policy));
         let token = Zeroizing::new(token.to_owned());
         let work = async move {
@@ -166,13 +171,11 @@ impl Identity {
         };
         let found = self.tasks.spawn_on(work, &self.background).await;
         let found = found.unwrap_or(Err(Unusable::Store(StoreError::Closed)));
-        match &found {
-            Err(Unusable::Unknown) => {}
-            Err(Unusable::Store(error)) => {
-                self.store.record_failure(error);
-                limit.give_back(cell);
-            }
-            _ => limit.give_back(cell),
+        if let Err(Unusable::Store(error)) = &found {
+            self.store.record_failure(error);
+        }
+        if let (Some((limit, cell)), false) = (counted, matches!(found, Err(Unusable::Unknown))) {
+            limit.give_back(cell);
         }
         Ok(found?)
     }
@@ -181,7 +184,7 @@ impl Identity {
 impl PersonalTokens {
     /// The tokens in this store.
     pub fn new(store: Store, revocations: Option<Arc<Revocations>>) -> Self {
-        Self { store, revocations, refused: Mutex::default(), turns: Turns::default() }
+        Self { store, revocations, seen: Mutex::default(), turns: Turns::default() }
     }
 
     /// Makes a token for an account. `session`: the caller's session, if this is not a command; it
@@ -273,21 +276,21 @@ impl PersonalTokens {
             return Err(Unusable::Unknown);
         }
         let digest = digest_of(token);
-        match self.refused().get_mut(&digest) {
-            Some(RefusedForGood::Unknown(attempts)) => {
+        match self.seen().get_mut(&digest) {
+            Some(Seen::Unknown(attempts)) => {
                 *attempts = attempts.saturating_add(1);
                 return Err(Unusable::Unknown);
             }
-            Some(RefusedForGood::Revoked) => return Err(Unusable::Revoked),
-            None => {}
+            Some(Seen::Revoked) => return Err(Unusable::Revoked),
+            Some(Seen::Worked) | None => {}
         }
         let row = match self.find(&digest, now).await {
             Err(Unusable::Unknown) => {
-                self.refuse_for_good(digest, RefusedForGood::Unknown(1));
+                self.note(digest, Seen::Unknown(1));
                 return Err(Unusable::Unknown);
             }
             Err(Unusable::Revoked) => {
-                self.refuse_for_good(digest, RefusedForGood::Revoked);
+                self.note(digest, Seen::Revoked);
                 return Err(Unusable::Revoked);
             }
             found => found?,
@@ -297,12 +300,18 @@ impl PersonalTokens {
         let used =
             self.store.use_personal_token(&row.id, &scope(policy), now.cast_signed()).await?;
         let (row, issued) = used.ok_or(Unusable::Revoked)?;
+        self.note(digest, Seen::Worked);
         Ok(claims(&row, &issued.account, policy, issued.issued_at.cast_unsigned()))
     }
 
     /// Whether an unknown token was repeated so often that it is no guess.
     fn is_stale(&self, token: &str) -> bool {
-        matches!(self.refused().get(&digest_of(token)), Some(RefusedForGood::Unknown(attempts)) if *attempts >= MOST_GUESSES)
+        matches!(self.seen().get(&digest_of(token)), Some(Seen::Unknown(attempts)) if *attempts >= MOST_GUESSES)
+    }
+
+    /// Whether this token was good when it was last looked up.
+    fn has_worked(&self, token: &str) -> bool {
+        self.seen().get(&digest_of(token)) == Some(&Seen::Worked)
     }
 
     /// The same claims, without a use: nothing is written.
@@ -342,16 +351,19 @@ impl PersonalTokens {
         if row.revoked_at.is_some() { Err(Unusable::Revoked) } else { Ok(row) }
     }
 
-    fn refuse_for_good(&self, digest: String, why: RefusedForGood) {
-        let mut refused = self.refused();
-        if refused.len() >= MOST_REFUSED {
-            refused.clear();
+    fn note(&self, digest: String, what: Seen) {
+        let mut seen = self.seen();
+        if seen.len() >= MOST_SEEN {
+            seen.retain(|_, what| *what == Seen::Worked);
         }
-        refused.insert(digest, why);
+        if seen.len() >= MOST_SEEN {
+            seen.clear();
+        }
+        seen.insert(digest, what);
     }
 
-    fn refused(&self) -> MutexGuard<'_, HashMap<String, RefusedForGood>> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    fn seen(&self) -> MutexGuard<'_, HashMap<String, Seen>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -417,8 +429,8 @@ const LONGEST_TTL: Duration = Duration::from_hours(10 * 8766);
 /// For how long a token that was revoked or has expired is refused as such, before it is unknown.
 const KEPT: Duration = Duration::from_hours(30 * 24);
 
-/// How many refused digests are remembered, in about 100 bytes each.
-const MOST_REFUSED: usize = 10_000;
+/// How many digests are remembered, in about 100 bytes each.
+const MOST_SEEN: usize = 10_000;
 
 /// How often the same unknown token counts as a guess.
 const MOST_GUESSES: u8 = 20;

@@ -295,9 +295,7 @@ async fn guesses_are_limited_by_address_and_known_tokens_pass() {
     let gateway = Gateway::start(SITE).await;
     let access = ann(&gateway).await;
     let token = token(&gateway, &access).await;
-    for _ in 0..10 {
-        assert_eq!(with(&gateway, "/", &basic("x", &token)).send().await.status, 200);
-    }
+    assert_eq!(with(&gateway, "/", &basic("x", &token)).send().await.status, 200);
     let mut statuses = Vec::new();
     for guess in 0..8 {
         let password = match guess % 3 {
@@ -311,12 +309,10 @@ async fn guesses_are_limited_by_address_and_known_tokens_pass() {
     let limited =
         gateway.metric_value("portcullis_rate_limited_total", &["identity-login-address"]).await;
     assert_eq!(limited, Some(3.0));
-    let authorization = basic("x", &token);
-    let mut passed = 0;
+    // On either worker: one remembers it, the other one looks it up.
     for _ in 0..10 {
-        passed += usize::from(with(&gateway, "/", &authorization).send().await.status == 200);
+        assert_eq!(with(&gateway, "/", &basic("x", &token)).send().await.status, 200);
     }
-    assert!(passed > 0, "a remembered token needs no look-up");
 }
 
 #[tokio::test]
