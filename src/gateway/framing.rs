@@ -108,13 +108,14 @@ pub fn without_body(mut response: Response<Body>) -> Response<Body> {
 /// Whether bytes may follow this response that would be read as the next one: a body where none is
 /// allowed, or one of two lengths. `has_coding`: whether it has a `Transfer-Encoding`.
 pub fn may_have_extra_bytes<B>(response: &Response<B>, is_head: bool, has_coding: bool) -> bool {
-    let bodiless =
-        is_head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let length = || response.headers().get(header::CONTENT_LENGTH);
-    if bodiless {
-        has_coding || length().is_some_and(|length| length != "0")
-    } else {
-        has_coding && length().is_some()
+    match response.status() {
+        // In response to a GET, one without a length would have a body.
+        _ if is_head => has_coding || length().is_none_or(|length| length != "0"),
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => {
+            has_coding || length().is_some_and(|length| length != "0")
+        }
+        _ => has_coding && length().is_some(),
     }
 }
 
@@ -137,6 +138,31 @@ fn is_chunked(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_with_bytes_to_come_is_not_reused() {
+        let may_have = |status: u16, length: Option<&'static str>, is_head, has_coding| {
+            let response = Response::builder().status(status);
+            let response = match length {
+                Some(length) => response.header(header::CONTENT_LENGTH, length),
+                None => response,
+            };
+            may_have_extra_bytes(&response.body(()).unwrap(), is_head, has_coding)
+        };
+        for (status, length, is_head, has_coding, expected) in [
+            (200, Some("2"), false, false, false),
+            (200, None, false, true, false),
+            (200, Some("2"), false, true, true),
+            (200, Some("0"), true, false, false),
+            (200, Some("2"), true, false, true),
+            (200, None, true, false, true),
+            (204, None, false, false, false),
+            (304, Some("2"), false, false, true),
+        ] {
+            let found = may_have(status, length, is_head, has_coding);
+            assert_eq!(found, expected, "{status} {length:?} {is_head} {has_coding}");
+        }
+    }
 
     fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
         fields
