@@ -29,16 +29,25 @@ impl Compiler<'_> {
         let mut upstreams = BTreeMap::new();
         for (name, written) in &self.file.upstream {
             let Some((settings, own_key)) = self.upstream(name, written) else { continue };
-            let previous = self.previous.into_iter().flat_map(|previous| &previous.upstreams);
-            let upstream =
-                match previous.into_iter().find(|upstream| *upstream.settings() == settings) {
-                    // An unchanged upstream keeps its connections.
-                    Some(kept) => Arc::clone(kept),
-                    None => match self.connector(name, written, &settings, own_key.as_ref()) {
-                        Some(tls) => Arc::new(Upstream::new(settings, tls, workers)),
-                        None => continue,
-                    },
-                };
+            let mut before = self.previous.into_iter().flat_map(|previous| &previous.upstreams);
+            let previous = before.find(|upstream| {
+                let UpstreamSettings { name, application, .. } = upstream.settings();
+                *name == settings.name && *application == settings.application
+            });
+            let upstream = match previous {
+                // An unchanged upstream keeps its connections.
+                Some(kept) if *kept.settings() == settings => Arc::clone(kept),
+                _ => match self.connector(name, written, &settings, own_key.as_ref()) {
+                    Some(tls) => {
+                        let upstream = Upstream::new(settings, tls, workers);
+                        Arc::new(match previous {
+                            Some(previous) => upstream.succeeding(previous),
+                            None => upstream,
+                        })
+                    }
+                    None => continue,
+                },
+            };
             upstreams.insert(name.get_ref().clone(), upstream);
         }
         upstreams

@@ -56,7 +56,7 @@ pub struct Upstream {
     /// For each worker, if HTTP/2 is used.
     http2: Box<[Http2]>,
     /// The number of requests in flight, if that is limited.
-    in_flight: AtomicUsize,
+    in_flight: Arc<AtomicUsize>,
 }
 
 /// How to speak TLS to an application.
@@ -85,11 +85,11 @@ struct Idle {
 }
 
 /// One of the `max_requests` of an upstream. It is free when this is dropped.
-struct Slot(Arc<Upstream>);
+struct Slot(Arc<AtomicUsize>);
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -121,9 +121,16 @@ impl Upstream {
             http2: (0..if settings.http2 { workers } else { 0 })
                 .map(|_| Http2::default())
                 .collect(),
-            in_flight: AtomicUsize::new(0),
+            in_flight: Arc::default(),
             settings,
         }
+    }
+
+    /// Counts requests together with `previous`, which it replaces: those that are in flight are at
+    /// the same application.
+    #[must_use]
+    pub fn succeeding(self, previous: &Self) -> Self {
+        Self { in_flight: Arc::clone(&previous.in_flight), ..self }
     }
 
     /// The settings of its section.
@@ -196,7 +203,7 @@ impl Upstream {
     fn slot(self: &Arc<Self>) -> Result<Option<Slot>, UpstreamFailure> {
         let Some(most) = self.settings.max_requests else { return Ok(None) };
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let slot = Slot(Arc::clone(self));
+        let slot = Slot(Arc::clone(&self.in_flight));
         if before < most { Ok(Some(slot)) } else { Err(UpstreamFailure::Busy) }
     }
 

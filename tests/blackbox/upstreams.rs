@@ -81,7 +81,8 @@ async fn an_application_can_ask_for_a_certificate_and_another_name() {
 
 #[tokio::test]
 async fn requests_beyond_max_requests_are_refused_until_one_has_ended() {
-    let gateway = Gateway::start(&format!("upstream.app.max_requests = 2\n{PUBLIC}")).await;
+    let config = format!("upstream.app.max_requests = 2\n{PUBLIC}");
+    let gateway = Gateway::start(&config).await;
     let begun = write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n");
     gateway.upstream().does(vec![begun, Step::Hold, write("ok")]);
     let mut held = Vec::new();
@@ -97,6 +98,9 @@ async fn requests_beyond_max_requests_are_refused_until_one_has_ended() {
         refused.is(503, "overloaded");
         assert_eq!(refused.header("retry-after"), Some("1"));
     }
+    // Those of a replaced section count too.
+    gateway.reload(&format!("upstream.app.idle_timeout = '50s'\n{config}")).await;
+    gateway.get("/more").send().await.is(503, "overloaded");
     assert_eq!(gateway.upstream().count(), 2);
     // One client leaves; the other one gets its response.
     drop(held.pop());
