@@ -68,8 +68,9 @@ impl Gateway {
             return Err(NoRoute::NotFound.into());
         };
         let (endpoint, origin) = (matched.endpoint(), matched.origin());
-        let account = match &caller {
-            Some(caller) => Some(caller.token().subject().to_owned()),
+        let subject = caller.as_ref().map(|caller| caller.token().subject());
+        let named = match subject {
+            Some(_) => None,
             None => account_named(&parts.headers, &body),
         };
         // An action that the configuration does not offer is refused anyway.
@@ -77,7 +78,7 @@ impl Gateway {
             endpoint.action != Action::Register || policy.registration == Registration::Open;
         if let (Some(budget), true) = (endpoint.budget, is_offered) {
             let client = client.ip();
-            let account = account.as_deref();
+            let account = (subject, named.as_deref());
             let counted = match self
                 .count_by_client_and_account(route, identity, budget, client, account, exchange)
             {
@@ -144,16 +145,21 @@ impl Gateway {
         identity: &Identity,
         budget: Budget,
         client: IpAddr,
-        account: Option<&str>,
+        (caller, named): (Option<&str>, Option<&str>),
         exchange: &mut Exchange,
     ) -> Result<(), Refusal> {
-        let account = account.filter(|_| budget.names_account());
+        let account = caller.or(named).filter(|_| budget.names_account());
         if budget.names_account() && account.is_none() {
             return Ok(());
         }
         let own = route.limit.as_ref();
         let by_address = identity.budgets().by_address(budget, client, own.map(|own| &**own));
         if let Some((limit, taken)) = by_address {
+            self.count_built_in(&limit, taken, exchange)?;
+        }
+        if let Some((limit, taken)) =
+            caller.and_then(|caller| identity.budgets().by_caller(budget, caller))
+        {
             self.count_built_in(&limit, taken, exchange)?;
         }
         let Some(account) = account else { return Ok(()) };

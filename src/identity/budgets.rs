@@ -21,6 +21,7 @@ pub struct Budgets {
     guesses: Arc<Limit>,
     register: Arc<Limit>,
     refresh: Arc<Limit>,
+    logout: Arc<Limit>,
     mail: Arc<Limit>,
     link: Arc<Limit>,
     password: Arc<Limit>,
@@ -39,6 +40,7 @@ impl Default for Budgets {
             guesses: limit("identity-login-address", few, Count::Failures),
             register: limit("identity-register", few, Count::All),
             refresh: limit("identity-refresh", many, Count::All),
+            logout: limit("identity-logout", many, Count::All),
             mail: limit("identity-mail", few, Count::All),
             link: limit("identity-link", few, Count::All),
             password: limit("identity-password", several, Count::All),
@@ -67,6 +69,7 @@ impl Budgets {
             Budget::Login => &self.login,
             Budget::Register => &self.register,
             Budget::Refresh => &self.refresh,
+            Budget::Logout => &self.logout,
             Budget::Mail => &self.mail,
             Budget::Link => &self.link,
             Budget::Callback => &self.callback,
@@ -77,6 +80,17 @@ impl Budgets {
     /// Counts a request as a failed login of a client address, until it turns out not to be one.
     pub fn guess(&self, client: IpAddr) -> (&Arc<Limit>, Result<Cell, Exceeded>) {
         (&self.guesses, self.guesses.take_client(client))
+    }
+
+    /// Counts a request of a caller, whatever addresses it comes from. `None`: it is not counted by
+    /// caller.
+    pub fn by_caller(
+        &self,
+        budget: Budget,
+        caller: &str,
+    ) -> Option<(Arc<Limit>, Result<Cell, Exceeded>)> {
+        (budget == Budget::Logout)
+            .then(|| (Arc::clone(&self.logout), self.logout.take_account(caller)))
     }
 
     /// Counts a request as a failure of `account`, until it turns out to have succeeded. `None`: it
@@ -109,7 +123,8 @@ impl Budgets {
             let per = humantime::format_duration(*per);
             (limit.settings(), format!("{requests} {what} in {per} (limit.{}{only})", limit.name()))
         });
-        let mut lines = vec!["each account: 5 failed logins a minute (built in)".to_owned()];
+        let mut lines =
+            vec!["each account: 5 failed logins and 60 logouts a minute (built in)".to_owned()];
         match &description {
             Some((own, description)) if own.bounds_each_client() => {
                 lines.push(
@@ -128,18 +143,19 @@ impl Budgets {
             None => {}
         }
         lines.push(
-            "each address: 5 logins, 5 registrations, 5 mails, 5 mailed links, 10 current passwords, 10 new tokens, 60 returns from a login provider and 60 refreshes a minute (built in)"
+            "each address: 5 logins, 5 registrations, 5 mails, 5 mailed links, 10 current passwords, 10 new tokens, 60 returns from a login provider, 60 refreshes and 60 logouts a minute (built in)"
                 .to_owned(),
         );
         lines
     }
 
     /// Every limit.
-    pub fn all(&self) -> [&Arc<Limit>; 10] {
+    pub fn all(&self) -> [&Arc<Limit>; 11] {
         [
             &self.login,
             &self.register,
             &self.refresh,
+            &self.logout,
             &self.mail,
             &self.link,
             &self.password,

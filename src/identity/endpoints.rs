@@ -133,6 +133,9 @@ pub enum Budget {
     Register,
     /// Refreshes by `POST /refresh`.
     Refresh,
+    /// Logouts, and sessions and personal access tokens that are ended. They also count for the
+    /// caller, if there is one.
+    Logout,
     /// Requests for mail.
     Mail,
     /// Mailed links that are used.
@@ -150,7 +153,7 @@ impl Budget {
     pub fn names_account(self) -> bool {
         match self {
             Self::Login | Self::Register | Self::Mail | Self::CurrentPassword => true,
-            Self::Refresh | Self::Link | Self::Token | Self::Callback => false,
+            Self::Refresh | Self::Logout | Self::Link | Self::Token | Self::Callback => false,
         }
     }
 }
@@ -276,7 +279,7 @@ static ENDPOINTS: [Endpoint; 18] = [
         path: "/logout",
         action: Action::Logout,
         caller: CallerNeeded::Welcome,
-        budget: None,
+        budget: Some(Budget::Logout),
         summary: "Log out: end the session of the access token, of the refresh token in the body, or of the cookie.",
         request: Some(schema::<session::Logout>),
         success: (204, None),
@@ -287,7 +290,7 @@ static ENDPOINTS: [Endpoint; 18] = [
         path: "/logout-all",
         action: Action::LogoutAll,
         caller: CallerNeeded::Yes,
-        budget: None,
+        budget: Some(Budget::Logout),
         summary: "End every session of the account.",
         request: None,
         success: (204, None),
@@ -320,7 +323,7 @@ static ENDPOINTS: [Endpoint; 18] = [
         path: "/sessions/{sid}",
         action: Action::EndSession,
         caller: CallerNeeded::Yes,
-        budget: None,
+        budget: Some(Budget::Logout),
         summary: "End one session of the caller.",
         request: None,
         success: (204, None),

@@ -20,7 +20,7 @@ use super::account::{self, is_role};
 use super::issue::claims_about;
 use super::link::{LinkToken, NoRandom, digest_of};
 use super::policy::Policy;
-use super::session::scope;
+use super::session::{Ended, scope};
 use super::turns::{Turn, Turns};
 use crate::revocation::{Revocations, row};
 use crate::store::{AccountRow, AddedToken, PersonalTokenRow, Store, StoreError};
@@ -233,29 +233,38 @@ impl PersonalTokens {
         self.store.personal_tokens_of(account).await
     }
 
-    /// Revokes a token of an account. When this returns, this process no longer accepts it. Returns
-    /// false if there is no such token.
+    /// Revokes a token of an account. When this returns, this process no longer accepts it. Whoever
+    /// repeats that does not occupy the store's only writer.
     pub async fn revoke(
         &self,
         id: &str,
         account: &str,
         policy: &Policy,
         now: u64,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Ended, StoreError> {
+        let Some(is_revoked) = self.store.is_revoked(id, account).await? else {
+            return Ok(Ended::Unknown);
+        };
+        let is_in_force = |revocations: &Arc<Revocations>| {
+            revocations.list().contains(RevokedBy::Jti, &policy.issuer, id)
+        };
+        if is_revoked && self.revocations.as_ref().is_some_and(is_in_force) {
+            return Ok(Ended::Before);
+        }
         let revocation = Revocation {
             scope: Scope::Issuer(policy.issuer.as_str().into()),
             by: RevokedBy::Jti,
             value: id.into(),
             at: now,
         };
-        let revoked = self
-            .store
-            .revoke_personal_token(id, account, &row(&revocation), now.cast_signed())
-            .await?;
-        if let (true, Some(revocations)) = (revoked, &self.revocations) {
+        let at = now.cast_signed();
+        if !self.store.revoke_personal_token(id, account, &row(&revocation), at).await? {
+            return Ok(Ended::Unknown);
+        }
+        if let Some(revocations) = &self.revocations {
             revocations.written(revocation);
         }
-        Ok(revoked)
+        Ok(Ended::Now)
     }
 
     /// Waits until no other request looks this token up: of many that come at once, one looks it up

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::device::device;
 use super::policy::Policy;
-use super::session_store::{Ended, SessionStore};
+use super::session_store::SessionStore;
 use crate::revocation::{Revocations, written};
 use crate::store::{
     AccountRow, Issued, LoginProof, ProviderSessionRow, SessionRow, StaleBefore, StoreError,
@@ -113,6 +113,17 @@ pub enum RefreshError {
     /// The store failed.
     #[error("{0}")]
     Store(#[from] StoreError),
+}
+
+/// What became of a session, or a personal access token, that was to be ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The account has no such session. Nothing was written.
+    Unknown,
+    /// It had ended before, and its revocation is in force. Nothing was written.
+    Before,
+    /// It has ended.
+    Now,
 }
 
 impl Sessions {
@@ -238,7 +249,7 @@ impl Sessions {
         policy: &Policy,
         now: Duration,
     ) -> Result<(), RefreshError> {
-        if !self.revocations.list().contains(RevokedBy::Sid, &policy.issuer, sid) {
+        if !self.is_revoked(sid, policy) {
             return Ok(());
         }
         if let Some(session) = self.store.live(sid).await? {
@@ -325,7 +336,7 @@ impl Sessions {
         policy: &Policy,
         now: Duration,
     ) -> Result<Option<SessionRow>, StoreError> {
-        if self.revocations.list().contains(RevokedBy::Sid, &policy.issuer, sid) {
+        if self.is_revoked(sid, policy) {
             return Ok(None);
         }
         let session = self.store.live(sid).await?;
@@ -353,6 +364,11 @@ impl Sessions {
         self.store.account_of(sid).await
     }
 
+    /// Whether the access tokens of a session are revoked by its id.
+    pub fn is_revoked(&self, sid: &str, policy: &Policy) -> bool {
+        self.revocations.list().contains(RevokedBy::Sid, &policy.issuer, sid)
+    }
+
     /// Revokes the access tokens of a session, even if it has ended or never existed.
     pub async fn revoke(
         &self,
@@ -364,22 +380,28 @@ impl Sessions {
     }
 
     /// Ends a session of `account`: its refresh tokens are no longer valid, and its access tokens
-    /// are revoked. Returns false if the account has no such session.
+    /// are revoked. Whoever repeats that does not occupy the store's only writer.
     pub async fn end(
         &self,
         sid: &str,
         account: &str,
         policy: &Policy,
         now: Duration,
-    ) -> Result<bool, StoreError> {
-        let revocation = ended(sid, policy, now);
-        match self.store.end(sid, account, &revocation, seconds(now)).await? {
-            Ended::Unknown => return Ok(false),
-            Ended::Revoked => self.revocations.written(revocation),
-            Ended::NotRevoked => self.revocations.revoke(revocation).await?,
+    ) -> Result<Ended, StoreError> {
+        let Some(has_ended) = self.store.has_ended(sid, account).await? else {
+            return Ok(Ended::Unknown);
+        };
+        let is_over = has_ended && self.is_revoked(sid, policy);
+        if !is_over {
+            let revocation = ended(sid, policy, now);
+            if self.store.end(sid, account, &revocation, seconds(now)).await? {
+                self.revocations.written(revocation);
+            } else {
+                self.revocations.revoke(revocation).await?;
+            }
         }
         self.store.database().delete_provider_session(sid).await?;
-        Ok(true)
+        Ok(if is_over { Ended::Before } else { Ended::Now })
     }
 
     /// The sessions of an account that go on, the one used last in front, and how many more there
@@ -781,6 +803,35 @@ mod tests {
             let granted = attempts.join_all().await.into_iter().filter(|is_ok| *is_ok).count();
             assert_eq!(granted, 1, "in round {round}");
         }
+    }
+
+    /// Whoever repeats an end writes nothing. A revocation that was forgotten, or never written,
+    /// is no reason to write nothing.
+    #[tokio::test]
+    async fn a_session_ends_once_while_its_revocation_is_in_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let issuer = Issuer::start(&folder).await;
+        let id = issuer.account().await;
+        let sid = issuer.login(&id).await.unwrap().sid;
+        let end = async |sid: &str, account: &str| {
+            let now = Duration::from_secs(issuer.now());
+            issuer.sessions.end(sid, account, &issuer.policy, now).await.unwrap()
+        };
+        let written = async || {
+            issuer.store.revocations_after(0).await.unwrap().iter().map(|row| row.seq).max()
+        };
+        assert_eq!(end(&sid, "another").await, Ended::Unknown);
+        assert_eq!(end(&Uuid::new_v4().to_string(), &id).await, Ended::Unknown);
+        assert_eq!(written().await, None);
+        assert_eq!(end(&sid, &id).await, Ended::Now);
+        let first = written().await;
+        for _ in 0..3 {
+            assert_eq!(end(&sid, &id).await, Ended::Before);
+        }
+        assert_eq!((written().await, first), (first, Some(1)));
+        issuer.revocations.list().prune(|_, _, _| true);
+        assert_eq!(end(&sid, &id).await, Ended::Now);
+        assert!(issuer.sessions.is_revoked(&sid, &issuer.policy) && written().await > first);
     }
 
     fn device() -> Device {

@@ -181,25 +181,31 @@ impl SessionStore {
         Ok(sessions.into_iter().map(|session| session.id).collect())
     }
 
-    /// Ends a session of `account` and revokes its tokens, or leaves that to the caller: see
-    /// [`Ended`].
+    /// See [`Store::has_ended`].
+    pub(super) async fn has_ended(
+        &self,
+        id: &str,
+        account: &str,
+    ) -> Result<Option<bool>, StoreError> {
+        let Some(redis) = &self.redis else { return self.store.has_ended(id, account).await };
+        let session = redis.session(id).await?.filter(|session| session.account == account);
+        Ok(session.map(|session| session.ended_at.is_some()))
+    }
+
+    /// Ends a session of `account`. Returns whether its revocation was written with that; otherwise
+    /// it has yet to be written.
     pub(super) async fn end(
         &self,
         id: &str,
         account: &str,
         revocation: &Revocation,
         now: i64,
-    ) -> Result<Ended, StoreError> {
+    ) -> Result<bool, StoreError> {
         let Some(redis) = &self.redis else {
-            let ended = self.store.end_session(id, account, &row(revocation), now).await?;
-            return Ok(if ended { Ended::Revoked } else { Ended::Unknown });
+            return self.store.end_session(id, account, &row(revocation), now).await;
         };
-        let session = redis.session(id).await?;
-        if session.is_none_or(|session| session.account != account) {
-            return Ok(Ended::Unknown);
-        }
         redis.end_session(id, account, now).await?;
-        Ok(Ended::NotRevoked)
+        Ok(false)
     }
 
     /// The session that a new personal access token is bound to in the database. `None`: it is not
@@ -237,17 +243,6 @@ impl SessionStore {
         let (until_closed, proof) = (session.until_closed, proof(session));
         Ok(issued.map(|issued| Issued { until_closed, proof, ..issued }))
     }
-}
-
-/// What became of a session that was to be ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ended {
-    /// The account has no such session.
-    Unknown,
-    /// It has ended, and its revocation was written with it.
-    Revoked,
-    /// It has ended, and its revocation has yet to be written.
-    NotRevoked,
 }
 
 impl From<StoredSession> for SessionRow {

@@ -131,6 +131,15 @@ impl Store {
         Ok(Some((token, issued)))
     }
 
+    /// Whether a token of `account` is revoked. `None`: there is no such token.
+    pub async fn is_revoked(&self, id: &str, account: &str) -> Result<Option<bool>, StoreError> {
+        let asking =
+            sqlx::query_as("SELECT revoked_at FROM personal_tokens WHERE id = $1 AND account = $2");
+        let found: Option<(Option<i64>,)> =
+            self.connections.first(asking.bind(id).bind(account)).await?;
+        Ok(found.map(|(revoked_at,)| revoked_at.is_some()))
+    }
+
     /// Revokes a token of `account` and writes its revocation, in one transaction. Returns false,
     /// and writes nothing, if there is no such token. One that is already revoked is revoked again.
     pub async fn revoke_personal_token(

@@ -162,8 +162,14 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets what the provider knows about a session that has ended.
+    /// Forgets what the provider knows about a session that has ended. Most sessions did not begin at
+    /// a provider: for those, nothing is written.
     pub async fn delete_provider_session(&self, session: &str) -> Result<(), StoreError> {
+        let asking = sqlx::query_as("SELECT session FROM provider_sessions WHERE session = $1");
+        let found: Option<(String,)> = self.connections.first(asking.bind(session)).await?;
+        if found.is_none() {
+            return Ok(());
+        }
         let forgetting = sqlx::query("DELETE FROM provider_sessions WHERE session = $1");
         self.write(forgetting.bind(session)).await?;
         Ok(())

@@ -244,6 +244,14 @@ impl Store {
         Ok((listed, (all - count).max(0)))
     }
 
+    /// Whether a session of `account` has ended. `None`: there is no such session.
+    pub async fn has_ended(&self, id: &str, account: &str) -> Result<Option<bool>, StoreError> {
+        let asking = sqlx::query_as("SELECT ended_at FROM sessions WHERE id = $1 AND account = $2");
+        let found: Option<(Option<i64>,)> =
+            self.connections.first(asking.bind(id).bind(account)).await?;
+        Ok(found.map(|(ended_at,)| ended_at.is_some()))
+    }
+
     /// Ends a session of `account` and revokes its access tokens, in one transaction. Returns
     /// false, and writes nothing, if there is no such session. One that has already ended is
     /// revoked again. Also writes nothing on an error.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::json;
 
 use crate::by_mail::sqlite;
-use crate::harness::accounts::{PASSWORD, Tokens, open};
+use crate::harness::accounts::{PASSWORD, Tokens, limited, open};
 use crate::harness::client::Request;
 use crate::harness::{Gateway, mint, within};
 
@@ -459,4 +459,87 @@ async fn a_logout_also_works_after_the_session_was_deleted() {
         204
     );
     gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_revoked");
+}
+
+/// Another process has the store's only writer for as long as this test asks.
+#[tokio::test]
+async fn a_repeated_or_unknown_end_does_not_wait_for_the_writer() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    let here = gateway.login("ann@example.com").await;
+    let (there, gone) =
+        (gateway.login("ann@example.com").await, gateway.login("ann@example.com").await);
+    let created = gateway.post("/auth/tokens", &json!({ "name": "laptop" })).bearer(&here.access);
+    let token = format!("/auth/tokens/{}", created.send().await.json()["id"].as_str().unwrap());
+    let session = format!("/auth/sessions/{}", there.claims()["sid"].as_str().unwrap());
+    let end =
+        async |path: &str| gateway.request("DELETE", path).bearer(&here.access).send().await.status;
+    let logout = async || {
+        let body = json!({ "refresh_token": gone.refresh });
+        gateway.post("/auth/logout", &body).send().await.status
+    };
+    let mark = gateway.log().mark();
+    let first = [end(&session).await, end(&token).await, logout().await];
+    assert_eq!(first, [204; 3]);
+    for tokens in [&there, &gone] {
+        gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_revoked");
+    }
+
+    let mut writer = super::revocation::open(gateway.path("portcullis.db").to_str().unwrap()).await;
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut writer).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!([end(&session).await, end(&token).await, logout().await], [204; 3]);
+        assert_eq!([end("/auth/sessions/x").await, end("/auth/tokens/x").await], [404; 2]);
+    }
+    sqlx::query("ROLLBACK").execute(&mut writer).await.unwrap();
+    // Each is recorded once, before what comes later.
+    gateway.login("ann@example.com").await;
+    gateway.log().after(mark, "a later event", |line| line["message"] == "login_succeeded").await;
+    for event in ["session_ended", "token_revoked", "logged_out"] {
+        let lines = gateway.log().lines();
+        let count = lines.iter().filter(|line| line["message"] == event).count();
+        assert_eq!(count, 1, "{event}");
+    }
+}
+
+/// A used up refresh token is enough to ask for a logout, as often as somebody likes.
+#[tokio::test]
+async fn logouts_are_limited_by_address_and_by_caller() {
+    let config = format!("server.trusted_proxies = ['127.0.0.1/32']\n{}", limited(""));
+    let gateway = Gateway::start(&config).await;
+    gateway.register("ann@example.com").await;
+    let tokens = gateway.login("ann@example.com").await;
+    let logout = json!({ "refresh_token": tokens.refresh });
+    let from = |client: &str| {
+        gateway.post("/auth/logout", &logout).header("X-Forwarded-For", client).send()
+    };
+    assert_eq!(refused_after(async |_| from("198.51.100.1").await.status == 429).await, 60);
+    assert_eq!(from("198.51.100.2").await.status, 204);
+
+    // A caller may have many addresses.
+    let (ann, other) =
+        (gateway.login("ann@example.com").await, gateway.login("ann@example.com").await);
+    gateway.register("bob@example.com").await;
+    let bob = gateway.login("bob@example.com").await;
+    let end = async |tokens: &Tokens, number: usize| {
+        let request = gateway.request("DELETE", "/auth/sessions/x").bearer(&tokens.access);
+        request.header("X-Forwarded-For", &format!("203.0.113.{number}")).send().await.status
+    };
+    let refused =
+        async |number: usize| end(if number % 2 == 0 { &ann } else { &other }, number).await == 429;
+    assert_eq!(refused_after(refused).await, 60);
+    assert_eq!(end(&bob, 0).await, 404);
+    let logouts = ["limit=\"identity-logout\""];
+    let counted = gateway.metric_value("portcullis_rate_limited_total", &logouts).await;
+    assert_eq!(counted, Some(2.0));
+}
+
+/// How many requests pass before one is refused: the budget, and not what comes back meanwhile.
+async fn refused_after(is_refused: impl AsyncFn(usize) -> bool) -> usize {
+    for number in 0..250 {
+        if is_refused(number).await {
+            return number.min(60);
+        }
+    }
+    panic!("250 requests passed");
 }

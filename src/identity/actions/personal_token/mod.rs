@@ -16,6 +16,7 @@ use crate::identity::personal_tokens::{
     CreatedToken, DEFAULT_TTL, NewToken, TokenError, parse_ttl,
 };
 use crate::identity::request::Request;
+use crate::identity::session::Ended;
 use crate::identity::{Identity, Policy, audit};
 use crate::store::PersonalTokenRow;
 
@@ -46,10 +47,11 @@ impl Identity {
         let account = caller(request)?.subject();
         let id = request.parameter.as_deref().unwrap_or_default();
         let now = self.clock.unix_seconds();
-        if !self.personal_tokens.revoke(id, account, policy, now).await? {
-            return Err(IdentityError::NoToken.into());
+        match self.personal_tokens.revoke(id, account, policy, now).await? {
+            Ended::Unknown => return Err(IdentityError::NoToken.into()),
+            Ended::Before => {}
+            Ended::Now => audit::record("token_revoked", request.client, account, ""),
         }
-        audit::record("token_revoked", request.client, account, "");
         Ok(Outcome::TokenRevoked)
     }
 }

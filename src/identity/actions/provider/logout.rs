@@ -11,6 +11,7 @@ use crate::identity::error::{IdentityError, RequestFault};
 use crate::identity::outcome::{Answered, Outcome};
 use crate::identity::provider::{Person, Provider, SetOfTokens};
 use crate::identity::request::Request;
+use crate::identity::session::Ended;
 use crate::identity::{Identity, Policy, audit};
 use crate::store::{LogoutTokenRow, SessionAtProvider};
 use crate::token::{Revocation, RevokedBy};
@@ -91,7 +92,10 @@ impl Identity {
     ) -> Result<(), IdentityError> {
         let SessionAtProvider { session: sid, account, idp, .. } = session;
         let now = self.clock.unix_time();
-        if !matches!(self.sessions.end(sid, account, policy, now).await, Ok(true)) {
+        if !matches!(
+            self.sessions.end(sid, account, policy, now).await,
+            Ok(Ended::Now | Ended::Before)
+        ) {
             // Where sessions are may be away, or have lost this one. The revocation is in the
             // database, and also ends the session for good.
             self.sessions.revoke(sid, policy, now).await?;

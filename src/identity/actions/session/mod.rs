@@ -13,7 +13,7 @@ use crate::identity::error::IdentityError;
 use crate::identity::outcome::{Answered, Outcome, Refused, Sessions};
 use crate::identity::pages::{Content, Filled, Form, Link};
 use crate::identity::request::{Origin, Request};
-use crate::identity::session::{Device, Presenter, RefreshError, SessionGrant};
+use crate::identity::session::{Device, Ended, Presenter, RefreshError, SessionGrant};
 use crate::identity::{Identity, Mount, Policy, audit, cookie};
 use crate::store::SessionRow;
 
@@ -126,9 +126,11 @@ impl Identity {
         policy: &Policy,
     ) -> Result<(), IdentityError> {
         if let Some(account) = self.sessions.account_of(sid).await? {
-            self.sessions.end(sid, &account.id, policy, self.clock.unix_time()).await?;
-            audit::record("logged_out", request.client, &account.id, "");
-        } else {
+            let now = self.clock.unix_time();
+            if self.sessions.end(sid, &account.id, policy, now).await? == Ended::Now {
+                audit::record("logged_out", request.client, &account.id, "");
+            }
+        } else if !self.sessions.is_revoked(sid, policy) {
             // The session has already ended, perhaps because it was not used: an access token may
             // outlive it.
             self.sessions.revoke(sid, policy, self.clock.unix_time()).await?;
@@ -158,10 +160,11 @@ impl Identity {
     pub(super) async fn end_session(&self, request: &Request, policy: &Policy) -> Answered {
         let caller = caller(request)?;
         let sid = request.parameter.as_deref().unwrap_or_default();
-        if !self.sessions.end(sid, caller.subject(), policy, self.clock.unix_time()).await? {
-            return Err(IdentityError::NoSession.into());
+        match self.sessions.end(sid, caller.subject(), policy, self.clock.unix_time()).await? {
+            Ended::Unknown => return Err(IdentityError::NoSession.into()),
+            Ended::Before => {}
+            Ended::Now => audit::record("session_ended", request.client, caller.subject(), ""),
         }
-        audit::record("session_ended", request.client, caller.subject(), "");
         Ok(Outcome::SessionEnded { own: caller.sid() == Some(sid) })
     }
 }
