@@ -5,6 +5,7 @@
 //! that measures short durations uses `std::time::Instant`.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -107,6 +108,31 @@ impl Clock {
     }
 }
 
+/// The time of day, for deleting what is over: it cannot be restored once the clock is set right.
+///
+/// A machine may start with a clock that is years ahead, and set it right within minutes. So the time
+/// counts only if the clock has shown it for an hour, by the monotonic clock: it is the earliest time
+/// that was seen within the last hour, and there is none in the first hour of a process.
+#[derive(Debug, Default)]
+pub struct SettledTime {
+    /// By [`Clock::running`]: the last look that is an hour old, and those since.
+    seen: VecDeque<(Duration, Duration)>,
+}
+
+impl SettledTime {
+    /// Looks at the clock. To be called every few minutes.
+    pub fn look(&mut self, clock: &Clock) -> Option<Duration> {
+        let running = clock.running();
+        self.seen.push_back((running, clock.unix_time()));
+        let is_old = |(at, _): &(Duration, Duration)| running.saturating_sub(*at) >= SETTLES_IN;
+        while self.seen.get(1).is_some_and(is_old) {
+            self.seen.pop_front();
+        }
+        self.seen.front().filter(|first| is_old(first))?;
+        self.seen.iter().map(|(_, time)| *time).min()
+    }
+}
+
 thread_local! {
     /// A time of the monotonic clock, and the time of day at that moment.
     static ANCHOR: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
@@ -114,6 +140,10 @@ thread_local! {
 
 /// How long an anchor is used.
 const ANCHOR_HOLDS: Duration = Duration::from_secs(1);
+
+/// For how long a clock must have shown a time before something is deleted by it.
+const SETTLES_IN: Duration = Duration::from_hours(1);
+
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 #[cfg(test)]
@@ -153,6 +183,32 @@ mod tests {
             fixed.unix_time_at(begun + Duration::from_secs(7)),
             Duration::from_secs(1_700_000_000)
         );
+    }
+
+    #[test]
+    fn a_time_settles_within_an_hour_of_running() {
+        const NOW: u64 = 1_800_000_000;
+        let (clock, mut settled) = (Clock::fixed(NOW), SettledTime::default());
+        let minutes = |number: u64| Duration::from_mins(number);
+        for _ in 0..12 {
+            assert_eq!(settled.look(&clock), None);
+            clock.advance(minutes(5));
+        }
+        assert_eq!(settled.look(&clock), Some(Duration::from_secs(NOW)));
+        clock.advance(minutes(5));
+        assert_eq!(settled.look(&clock), Some(Duration::from_secs(NOW) + minutes(5)));
+        // Far ahead for less than an hour, and set right again.
+        clock.set(2 * NOW);
+        for _ in 0..11 {
+            clock.advance(minutes(5));
+            assert!(settled.look(&clock).unwrap() < Duration::from_secs(NOW) + minutes(66));
+        }
+        clock.set(NOW + 7200);
+        for _ in 0..13 {
+            clock.advance(minutes(5));
+            assert!(settled.look(&clock).unwrap() < Duration::from_secs(NOW) + minutes(126));
+        }
+        assert!(settled.seen.len() <= 13, "{}", settled.seen.len());
     }
 
     #[test]

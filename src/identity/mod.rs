@@ -90,7 +90,7 @@ use self::second_factor::SecondFactors;
 use self::session::Sessions;
 use self::session_store::SessionStore;
 use self::ticket::Tickets;
-use crate::clock::Clock;
+use crate::clock::{Clock, SettledTime};
 use crate::redis::Redis;
 use crate::revocation::Revocations;
 use crate::store::{Feed, Presence, Store, StoreError};
@@ -234,6 +234,7 @@ impl Identity {
         let mut cleanings = tokio::time::interval(CLEAN_EVERY);
         let mut is_behind = false;
         let mut last_import = None;
+        let mut settled = SettledTime::default();
         loop {
             if let Some(presence) = presence {
                 presence.report_read(Feed::SigningKeys, self.keys.newest()).await;
@@ -246,7 +247,7 @@ impl Identity {
             let done = if is_look {
                 self.maintain(&policy, &mut last_import).await
             } else {
-                self.clean(&policy).await.map_err(KeysError::from)
+                self.clean(&policy, &mut settled).await.map_err(KeysError::from)
             };
             match done {
                 Ok(()) => is_behind = false,
@@ -274,12 +275,14 @@ impl Identity {
         Ok(())
     }
 
-    async fn clean(&self, policy: &Policy) -> Result<(), StoreError> {
-        self.sessions.prune(policy, self.clock.unix_time()).await?;
-        self.personal_tokens.prune(self.clock.unix_seconds()).await?;
-        let long_ago = self.clock.unix_time().saturating_sub(policy.session_lifetime);
-        self.store.prune_provider_sessions(long_ago.as_secs().cast_signed()).await?;
-        self.outbox.prune().await?;
+    async fn clean(&self, policy: &Policy, settled: &mut SettledTime) -> Result<(), StoreError> {
+        if let Some(now) = settled.look(&self.clock) {
+            self.sessions.prune(policy, now).await?;
+            self.personal_tokens.prune(now.as_secs()).await?;
+            let long_ago = now.saturating_sub(policy.session_lifetime);
+            self.store.prune_provider_sessions(long_ago.as_secs().cast_signed()).await?;
+            self.outbox.prune(now.as_secs().cast_signed()).await?;
+        }
         for limit in self.budgets.all() {
             limit.prune();
         }
@@ -313,3 +316,77 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How often expired sessions and idle counters are deleted.
 const CLEAN_EVERY: Duration = Duration::from_mins(5);
+
+#[cfg(test)]
+mod tests {
+    use super::account::NewAccount;
+    use super::personal_tokens::NewToken;
+    use super::policy::tests::policy;
+    use super::session::{Began, Device, Keep};
+    use super::*;
+    use crate::revocation::Retention;
+    use crate::store::{LoginProof, test_settings};
+    use crate::token::KeySet;
+
+    const NOW: u64 = 1_800_000_000;
+
+    #[tokio::test]
+    async fn a_clock_that_is_ahead_deletes_nothing() {
+        crate::token::install_crypto();
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&test_settings(folder.path())).await.unwrap();
+        let (clock, metrics, policy) = (Clock::fixed(NOW), Metrics::new(), policy());
+        let revocations = Revocations::load(
+            Some(store.clone()),
+            Retention::default(),
+            clock.clone(),
+            metrics.clone(),
+        );
+        let revocations = revocations.await.unwrap();
+        let live = Arc::new(LiveKeys::new(KeySet::default()));
+        let identity =
+            Identity::start((store, None), live, revocations, &policy, clock.clone(), metrics);
+        let identity = identity.await.unwrap();
+        let new = NewAccount {
+            email: Email::parse("ann@example.com").unwrap(),
+            name: None,
+            password: None,
+            roles: Vec::new(),
+            email_verified: true,
+        };
+        let account = identity.accounts.add(new, NOW).await.unwrap();
+        let device = Device { address: [127, 0, 0, 1].into(), user_agent: String::new() };
+        let began = Began { proof: LoginProof::default(), provider: None };
+        let how = (&device, Keep::Lasting, began);
+        let now = Duration::from_secs(NOW);
+        let session = identity.sessions.open(&account, how, &policy, now).await.unwrap().unwrap();
+        let ttl = Duration::from_hours(24);
+        let new = NewToken { name: "laptop".to_owned(), roles: None, ttl };
+        identity.personal_tokens.add(&account, new, Some(&session.sid), NOW).await.unwrap();
+        let count = async || {
+            let tokens = identity.personal_tokens.of_account(&account.id).await.unwrap();
+            (identity.sessions.goes_on(&session.sid).await.unwrap(), tokens.len())
+        };
+
+        let ahead = NOW + 10 * 365 * 24 * 3600;
+        let mut settled = SettledTime::default();
+        // At the start of a process, and while one runs.
+        for _ in 0..2 {
+            clock.set(ahead);
+            identity.clean(&policy, &mut settled).await.unwrap();
+            assert_eq!(count().await, (true, 1));
+            clock.set(NOW);
+            identity.clean(&policy, &mut settled).await.unwrap();
+            clock.advance(Duration::from_hours(1));
+            identity.clean(&policy, &mut settled).await.unwrap();
+        }
+        assert_eq!(count().await, (true, 1));
+        // What is over is deleted in the end.
+        clock.set(ahead);
+        for _ in 0..2 {
+            clock.advance(Duration::from_hours(1));
+            identity.clean(&policy, &mut settled).await.unwrap();
+        }
+        assert_eq!(count().await, (false, 0));
+    }
+}

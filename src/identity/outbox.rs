@@ -212,9 +212,9 @@ impl Outbox {
         }
     }
 
-    /// Deletes links that expired long ago.
-    pub async fn prune(&self) -> Result<(), StoreError> {
-        self.store.prune_links(self.now() - KEEP_LINKS).await
+    /// Deletes links that had expired long before `now`, in Unix seconds.
+    pub async fn prune(&self, now: i64) -> Result<(), StoreError> {
+        self.store.prune_links(now - KEEP_LINKS).await
     }
 
     /// Begins to send what is due, as far as there is room: a server that is slow for one message
