@@ -19,7 +19,8 @@ use super::policy::Policy;
 use super::session_store::SessionStore;
 use crate::revocation::{Revocations, written};
 use crate::store::{
-    AccountRow, Issued, LoginProof, ProviderSessionRow, SessionRow, StaleBefore, StoreError,
+    AccountRow, Issued, LoginProof, MAX_AHEAD, ProviderSessionRow, SessionRow, StaleBefore,
+    StoreError,
 };
 use crate::token::{Revocation, RevokedBy, Scope};
 
@@ -232,7 +233,7 @@ impl Sessions {
         let session = self.store.live(&sid).await?.ok_or(RefreshError::Invalid)?;
         let is_valid = !is_stale(&session, stale)
             && (token.counter == session.counter
-                || self.is_repeated_in_time(token, &session, policy, stale).await?);
+                || self.is_repeated_in_time(token, &session, policy, now).await?);
         if !is_valid {
             return Err(RefreshError::Invalid);
         }
@@ -268,14 +269,13 @@ impl Sessions {
         policy: &Policy,
         now: Duration,
     ) -> Result<(), RefreshError> {
-        let stale = self.stale(policy, now);
         // A counter above the store's comes from a database that was restored since.
-        if is_stale(session, stale) || token.counter >= session.counter {
+        if is_stale(session, self.stale(policy, now)) || token.counter >= session.counter {
             return Err(RefreshError::Invalid);
         }
         let is_unanswered =
             presenter == Presenter::Unanswered && token.counter + 1 == session.counter;
-        if is_unanswered || self.is_repeated_in_time(token, session, policy, stale).await? {
+        if is_unanswered || self.is_repeated_in_time(token, session, policy, now).await? {
             return Ok(());
         }
         self.end(&session.id, &session.account, policy, now).await?;
@@ -299,7 +299,7 @@ impl Sessions {
         token: RefreshToken,
         session: &SessionRow,
         policy: &Policy,
-        stale: StaleBefore,
+        now: Duration,
     ) -> Result<bool, StoreError> {
         let is_last = token.counter + 1 == session.counter;
         let used_at = if is_last {
@@ -307,10 +307,12 @@ impl Sessions {
         } else {
             self.store.used_at(&session.id, token.counter).await?
         };
-        // With an interval of zero nothing may be used twice, whatever the clocks of two requests
-        // say.
+        // A clock that was ahead at the first use must not make the interval longer. With an interval
+        // of zero nothing may be used twice, whatever the clocks of two requests say.
+        let latest = millis(self.store.shared_time(now)).saturating_add(MAX_AHEAD * 1000);
+        let in_time = self.stale(policy, now).used_at.saturating_add(1)..=latest;
         Ok(!policy.refresh_reuse_interval.is_zero()
-            && used_at.is_some_and(|used_at| used_at > stale.used_at))
+            && used_at.is_some_and(|used_at| in_time.contains(&used_at)))
     }
 
     /// The session that a refresh token of ours names, whether it is valid or not.
@@ -832,6 +834,32 @@ mod tests {
         issuer.revocations.list().prune(|_, _, _| true);
         assert_eq!(end(&sid, &id).await, Ended::Now);
         assert!(issuer.sessions.is_revoked(&sid, &issuer.policy) && written().await > first);
+    }
+
+    /// Otherwise, a thief gets the token that its owner has for as long as the clock was ahead.
+    #[tokio::test]
+    async fn a_clock_that_was_ahead_does_not_hide_a_reuse() {
+        let folder = tempfile::tempdir().unwrap();
+        let issuer = Issuer::start(&folder).await;
+        let id = issuer.account().await;
+        let ahead = MAX_AHEAD.cast_unsigned();
+        for (used_at, is_repeated) in [(NOW + ahead, true), (NOW + ahead + 1, false)] {
+            let first = issuer.login(&id).await.unwrap().refresh_token;
+            let refresh = async |when: u64| {
+                let now = Duration::from_secs(when);
+                let policy = &issuer.policy;
+                issuer.sessions.refresh(&first, Presenter::Program, &device(), policy, now).await
+            };
+            let second = refresh(used_at).await.unwrap().refresh_token;
+            let lent = issuer.sessions.lend(&first, &issuer.policy, Duration::from_secs(NOW)).await;
+            assert_eq!(lent.is_ok(), is_repeated, "{used_at}");
+            match refresh(NOW).await {
+                Ok(again) => assert!(is_repeated && again.refresh_token == second),
+                Err(error) => {
+                    assert!(!is_repeated && matches!(error, RefreshError::Reused { .. }));
+                }
+            }
+        }
     }
 
     fn device() -> Device {
