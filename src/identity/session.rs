@@ -4,8 +4,9 @@
 //! counter: nothing in it can be replayed, and a successor can be computed again. A client that
 //! repeats a refresh within `refresh_reuse_interval` thus gets the same successor.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
@@ -30,6 +31,9 @@ pub struct Sessions {
     store: SessionStore,
     revocations: Arc<Revocations>,
     key: hmac::Key,
+    /// The tokens, by session, whose use the store did not acknowledge. They may be used up although
+    /// nobody received the successor.
+    in_doubt: Mutex<HashMap<Uuid, i64>>,
 }
 
 /// The client of a session.
@@ -131,7 +135,7 @@ impl Sessions {
     /// The sessions in this store.
     pub fn new(store: SessionStore, revocations: Arc<Revocations>) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, store.database().refresh_key().as_ref());
-        Self { store, revocations, key }
+        Self { store, revocations, key, in_doubt: Mutex::default() }
     }
 
     /// Opens a session for an account as it was when its password was checked. `None`: the account
@@ -207,7 +211,8 @@ impl Sessions {
             until_closed: 0,
             proof: LoginProof::default(),
         };
-        let mut issued = self.store.rotate(&used, stale, &scope(policy), seconds(now)).await?;
+        let rotated = self.store.rotate(&used, stale, &scope(policy), seconds(now)).await;
+        let mut issued = rotated.inspect_err(|_| self.doubt(token))?;
         let mut counter = token.counter + 1;
         if issued.is_none() {
             let session = self.store.live(&sid).await?.ok_or(RefreshError::Invalid)?;
@@ -216,6 +221,7 @@ impl Sessions {
             issued = self.store.issue_again(&sid, &scope(policy), seconds(now)).await?;
         }
         let issued = issued.ok_or(RefreshError::Invalid)?;
+        self.in_doubt().remove(&token.session);
         let successor = RefreshToken { counter, ..token };
         Ok(SessionGrant::new(issued, sid, successor.encode(&self.key)))
     }
@@ -273,13 +279,26 @@ impl Sessions {
         if is_stale(session, self.stale(policy, now)) || token.counter >= session.counter {
             return Err(RefreshError::Invalid);
         }
-        let is_unanswered =
-            presenter == Presenter::Unanswered && token.counter + 1 == session.counter;
+        let is_in_doubt = self.in_doubt().get(&token.session) == Some(&token.counter);
+        let is_unanswered = (presenter == Presenter::Unanswered || is_in_doubt)
+            && token.counter + 1 == session.counter;
         if is_unanswered || self.is_repeated_in_time(token, session, policy, now).await? {
             return Ok(());
         }
         self.end(&session.id, &session.account, policy, now).await?;
         Err(RefreshError::Reused { sid: session.id.clone(), account: session.account.clone() })
+    }
+
+    fn doubt(&self, token: RefreshToken) {
+        let mut in_doubt = self.in_doubt();
+        if in_doubt.len() >= MOST_IN_DOUBT {
+            in_doubt.clear();
+        }
+        in_doubt.insert(token.session, token.counter);
+    }
+
+    fn in_doubt(&self) -> MutexGuard<'_, HashMap<Uuid, i64>> {
+        self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Parses a refresh token of ours, whether it is still valid or not.
@@ -540,6 +559,9 @@ pub const SECOND_FACTOR_ACR: &str = "mfa";
 
 /// The longest stored `User-Agent`, in characters.
 pub const LONGEST_USER_AGENT: usize = 256;
+
+/// How many tokens in doubt are remembered, in about 50 bytes each.
+const MOST_IN_DOUBT: usize = 10_000;
 
 /// Bytes of a token's id and counter.
 const NAMED: usize = 24;
@@ -834,6 +856,34 @@ mod tests {
         issuer.revocations.list().prune(|_, _, _| true);
         assert_eq!(end(&sid, &id).await, Ended::Now);
         assert!(issuer.sessions.is_revoked(&sid, &issuer.policy) && written().await > first);
+    }
+
+    /// The store may have used a token up, and the client was told to try again.
+    #[tokio::test]
+    async fn a_use_that_was_not_acknowledged_is_no_reuse() {
+        let folder = tempfile::tempdir().unwrap();
+        let issuer = Issuer::start(&folder).await;
+        let other = SessionStore::new(issuer.store.clone(), redis().await);
+        let other = Sessions::new(other, Arc::clone(&issuer.revocations));
+        let id = issuer.account().await;
+        let first = issuer.login(&id).await.unwrap().refresh_token;
+        let refresh = async |sessions: &Sessions, later: u64| {
+            let now = Duration::from_secs(NOW + later);
+            let policy = &issuer.policy;
+            sessions.refresh(&first, Presenter::Program, &device(), policy, now).await
+        };
+        let settings = test_settings(folder.path());
+        let Some(database) = settings.database.file() else { return };
+        let away = folder.path().join("away");
+        std::fs::rename(database, &away).unwrap();
+        assert!(matches!(refresh(&issuer.sessions, 0).await, Err(RefreshError::Store(_))));
+        std::fs::rename(&away, database).unwrap();
+        // What the store did without saying so.
+        let second = refresh(&other, 0).await.unwrap().refresh_token;
+        let again = refresh(&issuer.sessions, 3600).await.unwrap().refresh_token;
+        assert_eq!(again, second);
+        let late = refresh(&issuer.sessions, 3600).await;
+        assert!(matches!(late, Err(RefreshError::Reused { .. })), "the successor was received");
     }
 
     /// Otherwise, a thief gets the token that its owner has for as long as the clock was ahead.
