@@ -3171,6 +3171,38 @@ fn a_missing_database_or_key() {
     assert!(folder.run(&["user", "list"]).ok().contains("ann@example.com"));
 }
 
+/// SQLite gives the mode of the database to the files next to it, which are not the cause.
+#[test]
+fn a_database_that_must_not_be_written_is_named() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    use std::os::unix::process::CommandExt;
+    let folder = Folder::with(&with_app("[store]\n"));
+    folder.run(&["revoke", "--jti", "t"]).ok();
+    let database = folder.path().join("portcullis.db");
+    fs::set_permissions(&database, fs::Permissions::from_mode(0o444)).expect("a mode");
+    let mut command = folder.command(&["revoke", "--jti", "t"]);
+    if fs::metadata("/proc/self").expect("a process").uid() == 0 {
+        // Root may write every file.
+        let files =
+            fs::read_dir(folder.path()).expect("a folder").map(|file| file.expect("a file").path());
+        for path in files.chain([folder.path().to_owned()]) {
+            chown(path, Some(NOBODY), Some(NOBODY)).expect("root may do that");
+        }
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let output = folder.result(&command.output().expect("the binary runs"));
+    assert_eq!(
+        (output.code, output.err.as_str()),
+        (
+            1,
+            "error: the database [folder]/portcullis.db cannot be opened: Permission denied (os error 13); allow the user that runs the gateway to write to it and to its folder\n"
+        )
+    );
+}
+
+/// A user who is not root.
+const NOBODY: u32 = 65_534;
+
 /// The key is created first: without the marker of a first start, the database would look lost.
 #[test]
 fn a_failed_first_start_is_continued() {

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{Access, FallocateFlags, access, fallocate};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use sqlx::any::AnyPoolOptions;
@@ -239,6 +239,9 @@ fn create_private(path: &Path) -> io::Result<()> {
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            // SQLite would open one that must not be written, and give its mode to the files next to
+            // it: the error would name one of those.
+            access(path, Access::READ_OK | Access::WRITE_OK)?;
             let metadata = std::fs::metadata(path)?;
             if metadata.permissions().mode() & 0o077 != 0 {
                 tracing::warn!(file = %path.display(), "other users can access the database; chmod 600 it");
