@@ -378,8 +378,8 @@ pub struct Limit {
     /// `redis`. `"local"`: one for this process.
     #[schemars(with = "Option<String>")]
     pub store: Option<Text>,
-    /// The maximum number of remembered clients; beyond it, new clients are refused. Default
-    /// 100000.
+    /// The maximum number of remembered IPv4 clients, and of IPv6 clients; beyond it, new ones are
+    /// counted with their neighbours. Default 100000.
     #[schemars(with = "Option<u32>")]
     pub max_clients: Option<Spanned<i64>>,
 }

@@ -6,10 +6,15 @@
 //! queues: a request is allowed, or refused with the time of a retry. Only [`Limit::confirm`] waits,
 //! for the store of a shared limit.
 //!
-//! A client that can invent keys could use up all slots of a limit and lock everyone else out. Keys
-//! that one client can invent therefore also share a group budget, [`GROUP`] times that of one key:
-//! all networks of an IPv6 /48, and all accounts that one address names. The group's cell is taken
-//! first, and a request that exceeds it takes no key.
+//! A client that can invent keys could use up all places of a limit and lock everyone else out. Keys
+//! that one client can invent therefore also share the budget of a group, [`GROUP`] times that of
+//! one key: all networks of an IPv6 /48, and all accounts that one address names. The groups of an
+//! IPv6 /32, which an operator may have whole, share that of a block, [`GROUP`] times as large. The
+//! widest budget is taken first, and a request that exceeds it takes no place in the others.
+//!
+//! Those who have enough networks to take all places all the same lock nobody else out: IPv4 and
+//! IPv6 clients have places of their own, and whoever finds none is counted together with its
+//! neighbours ([`Key::rest`]).
 //!
 //! With `count = "failures"`, the cell is taken when the request arrives and returned if it did not
 //! fail, so that parallel guesses gain nothing. Only what is left of the cell is returned: a
@@ -58,8 +63,8 @@ pub struct Settings {
     pub observe: bool,
     /// Whether several gateways share the budgets, once [`Limit::share`] has named their store.
     pub shared: bool,
-    /// The maximum number of remembered keys, at least 1. Each takes about 50 bytes. When this many
-    /// are remembered, new keys are refused.
+    /// The maximum number of keys that are remembered for IPv6 clients, and for others; at least 1.
+    /// Each takes about 50 bytes. When this many are remembered, new ones share budgets.
     pub max_clients: usize,
 }
 
@@ -98,13 +103,18 @@ pub struct Limit {
 /// The counters of one limit.
 #[derive(Debug)]
 struct Counters {
-    /// Per key.
-    keys: Budgets,
-    /// For all keys that one client can invent.
-    groups: Budgets,
+    /// Of IPv6 clients, each of whom may have many addresses.
+    v6: Levels,
+    others: Levels,
+    /// The number of budgets that are shared by those who find no place.
+    rests: u32,
 }
 
-/// Budgets per key.
+/// Budgets of keys, of groups and of blocks.
+#[derive(Debug)]
+struct Levels([Budgets; 3]);
+
+/// Budgets of one size.
 #[derive(Debug)]
 struct Budgets {
     limiter: RateLimiter<Asked, Store, Timer, NoOpMiddleware<Nanos>>,
@@ -153,7 +163,8 @@ impl Limit {
     /// Takes one cell for the client at `ip`. An IPv4-mapped IPv6 address (`::ffff:192.0.2.1`)
     /// counts as the IPv4 address; other IPv6 addresses count by their prefix.
     pub fn take_client(&self, ip: IpAddr) -> Result<Cell, Exceeded> {
-        self.take(self.client(ip), self.network(ip))
+        let client = self.client(ip);
+        self.take(client, client, self.networks(ip))
     }
 
     /// Takes one cell for attempts by the client at `ip` on `account`, which must be in its
@@ -161,18 +172,18 @@ impl Limit {
     pub fn take_client_and_account(&self, ip: IpAddr, account: &str) -> Result<Cell, Exceeded> {
         let client = self.client(ip);
         let digest = digest(&[client.bytes(), account.as_bytes()]);
-        self.take(Key::Digest(digest), self.network(ip).into_iter().chain([client]))
+        self.take(Key::Digest(digest), client, self.networks(ip).chain([(OF_GROUPS, client)]))
     }
 
-    /// Takes one cell for `account`, whoever tries it.
+    /// Takes one cell for `account`, whoever tries it. The caller has counted the request by its
+    /// address, which bounds how many accounts a client can invent.
     pub fn take_account(&self, account: &str) -> Result<Cell, Exceeded> {
-        self.take(Key::Digest(digest(&[account.as_bytes()])), None)
+        self.take_digest(&[account.as_bytes()])
     }
 
     /// Takes one cell for the caller `subject` of `issuer`.
     pub fn take_subject(&self, issuer: &str, subject: &str) -> Result<Cell, Exceeded> {
-        let digest = digest(&[issuer.as_bytes(), subject.as_bytes()]);
-        self.take(Key::Digest(digest), None)
+        self.take_digest(&[issuer.as_bytes(), subject.as_bytes()])
     }
 
     /// Returns a cell as if the request had not been made, as far as it has not been replenished
@@ -184,9 +195,9 @@ impl Limit {
         }
     }
 
-    /// The number of remembered keys, at most `max_clients`.
+    /// The number of remembered keys.
     pub fn len(&self) -> usize {
-        self.own.keys.store.len()
+        [&self.own.v6, &self.own.others].map(|levels| levels.at(OF_KEYS).store.len()).iter().sum()
     }
 
     /// Whether no keys are remembered.
@@ -243,70 +254,111 @@ impl Limit {
         }
     }
 
-    /// The network of an IPv6 address, if it contains more than one client.
-    fn network(&self, ip: IpAddr) -> Option<Key> {
-        match ip.to_canonical() {
-            IpAddr::V6(ip) if self.settings.ipv6_prefix > NETWORK => {
-                Some(Key::Network(masked(ip, NETWORK)))
-            }
-            _ => None,
-        }
+    /// The block and the network of an IPv6 address, if they contain more than one client.
+    fn networks(&self, ip: IpAddr) -> impl Iterator<Item = (u8, Key)> + use<> {
+        let prefix = self.settings.ipv6_prefix;
+        let ip = match ip.to_canonical() {
+            IpAddr::V6(ip) => Some(ip),
+            IpAddr::V4(_) => None,
+        };
+        let network = move |level, length| {
+            let ip = ip.filter(|_| prefix > length)?;
+            Some((level, Key::Network(masked(ip, length))))
+        };
+        [network(OF_BLOCKS, BLOCK), network(OF_GROUPS, NETWORK)].into_iter().flatten()
     }
 
-    fn take(&self, key: Key, groups: impl IntoIterator<Item = Key>) -> Result<Cell, Exceeded> {
+    fn take_digest(&self, parts: &[&[u8]]) -> Result<Cell, Exceeded> {
+        let key = Key::Digest(digest(parts));
+        self.take(key, key, None)
+    }
+
+    fn take(
+        &self,
+        key: Key,
+        client: Key,
+        groups: impl IntoIterator<Item = (u8, Key)>,
+    ) -> Result<Cell, Exceeded> {
         if let Some(sharing) = self.sharing.get() {
             sharing.check_refused(self, &key)?;
         }
-        let shares = self.own.take(key, groups)?;
+        let shares = self.own.take(key, client, groups)?;
         Ok(Cell { shares, elsewhere: None })
     }
 }
 
 impl Counters {
     fn new(interval: Duration, requests: NonZeroU32, most: usize, timer: &Timer) -> Self {
-        let of_group = of_group(interval);
-        Self {
-            keys: Budgets::new(interval, requests, most, timer.clone()),
-            groups: Budgets::new(of_group, requests.saturating_mul(GROUP), most, timer.clone()),
-        }
+        let levels = || {
+            Levels([OF_KEYS, OF_GROUPS, OF_BLOCKS].map(|level| {
+                let (interval, requests) = of_level(level, interval, requests);
+                Budgets::new(interval, requests, most, timer.clone())
+            }))
+        };
+        let rests = u32::try_from(most / KEYS_PER_REST).unwrap_or(u32::MAX).max(1);
+        Self { v6: levels(), others: levels(), rests }
     }
 
     /// Takes a cell from each group, then from the key. If one is exhausted, none is taken: a
-    /// refused client uses up nothing of its neighbours' budget.
-    fn take(&self, key: Key, groups: impl IntoIterator<Item = Key>) -> Result<Shares, Exceeded> {
-        let mut taken = Vec::new();
-        for group in groups {
-            match self.groups.take(group) {
-                Ok(share) => taken.push(share),
-                Err(exceeded) => {
-                    self.give_back_to_groups(&taken);
-                    return Err(exceeded);
-                }
-            }
-        }
-        match self.keys.take(key) {
-            Ok(key) => Ok(Shares { key, groups: taken }),
+    /// refused client uses up nothing of its neighbours' budget. `client` says whose places they
+    /// take.
+    fn take(
+        &self,
+        key: Key,
+        client: Key,
+        groups: impl IntoIterator<Item = (u8, Key)>,
+    ) -> Result<Shares, Exceeded> {
+        let key = Share { level: OF_KEYS, key, until: 0 };
+        let mut shares = Shares { client, key, groups: Vec::new(), rest: None };
+        match self.fill(&mut shares, groups) {
+            Ok(()) => Ok(shares),
             Err(exceeded) => {
-                self.give_back_to_groups(&taken);
+                self.give_back(&shares);
                 Err(exceeded)
             }
         }
     }
 
-    fn give_back(&self, shares: &Shares) {
-        self.keys.give_back(&shares.key);
-        self.give_back_to_groups(&shares.groups);
+    fn fill(
+        &self,
+        shares: &mut Shares,
+        groups: impl IntoIterator<Item = (u8, Key)>,
+    ) -> Result<(), Exceeded> {
+        let levels = self.levels(&shares.client);
+        for (level, key) in groups {
+            shares.groups.push(levels.take(level, key)?);
+        }
+        shares.key = levels.take(OF_KEYS, shares.key.key)?;
+        if shares.groups.iter().chain([&shares.key]).any(Share::has_no_place) {
+            let (level, rest) = shares.client.rest(self.rests);
+            shares.rest = Some(Box::new(levels.take(level, rest)?));
+        }
+        Ok(())
     }
 
-    fn give_back_to_groups(&self, groups: &[Share]) {
-        for share in groups {
-            self.groups.give_back(share);
+    fn give_back(&self, shares: &Shares) {
+        let levels = self.levels(&shares.client);
+        for share in shares.groups.iter().chain([&shares.key]).chain(shares.rest.as_deref()) {
+            levels.at(share.level).give_back(share);
         }
     }
 
+    fn levels(&self, client: &Key) -> &Levels {
+        if matches!(client, Key::V6(_)) { &self.v6 } else { &self.others }
+    }
+
     fn prune(&self) {
-        self.keys.prune();
-        self.groups.prune();
+        self.v6.0.iter().chain(&self.others.0).for_each(Budgets::prune);
+    }
+}
+
+impl Levels {
+    fn at(&self, level: u8) -> &Budgets {
+        &self.0[usize::from(level)]
+    }
+
+    fn take(&self, level: u8, key: Key) -> Result<Share, Exceeded> {
+        self.at(level).take(key).map(|until| Share { level, key, until })
     }
 }
 
@@ -318,10 +370,11 @@ impl Budgets {
         Self { limiter: RateLimiter::new(quota, store.clone(), timer), store }
     }
 
-    fn take(&self, key: Key) -> Result<Share, Exceeded> {
+    /// Returns the TAT after taking a cell; 0 if the key has no place, so that nothing was taken.
+    fn take(&self, key: Key) -> Result<u64, Exceeded> {
         let asked = Asked { key, until: Slot::new(0) };
         match self.limiter.check_key(&asked) {
-            Ok(()) => Ok(Share { key, until: asked.until.get() }),
+            Ok(()) => Ok(asked.until.get()),
             Err(not_until) => {
                 Err(Exceeded { retry_after: not_until.wait_time_from(self.limiter.clock().now()) })
             }
@@ -349,17 +402,29 @@ pub struct Cell {
 /// What a cell takes from the counters of one limit.
 #[derive(Debug)]
 struct Shares {
+    /// Whose places they take.
+    client: Key,
     key: Share,
     /// None for most clients.
     groups: Vec<Share>,
+    /// In place of those that have no place.
+    rest: Option<Box<Share>>,
 }
 
 /// What a cell takes from one budget.
 #[derive(Debug)]
 struct Share {
+    level: u8,
     key: Key,
-    /// The theoretical arrival time after taking the cell, in nanoseconds of the limiter's clock.
+    /// The theoretical arrival time after taking the cell, in nanoseconds of the limiter's clock. 0:
+    /// nothing was taken, because there is no place for the key.
     until: u64,
+}
+
+impl Share {
+    fn has_no_place(&self) -> bool {
+        self.until == 0
+    }
 }
 
 /// The budget is exhausted.
@@ -411,9 +476,12 @@ fn emission_interval(settings: &Settings) -> Duration {
     (per / settings.requests.get()).max(Duration::from_nanos(1))
 }
 
-/// The time in which one cell of a group is replenished.
-fn of_group(interval: Duration) -> Duration {
-    (interval / GROUP.get()).max(Duration::from_nanos(1))
+/// The budgets of a level: the time in which one cell is replenished, and the number of cells.
+fn of_level(level: u8, interval: Duration, requests: NonZeroU32) -> (Duration, NonZeroU32) {
+    (0..level).fold((interval, requests), |(interval, requests), _| {
+        let interval = (interval / GROUP.get()).max(Duration::from_nanos(1));
+        (interval, requests.saturating_mul(GROUP))
+    })
 }
 
 fn masked(ip: Ipv6Addr, prefix: u8) -> [u8; 16] {
@@ -434,11 +502,23 @@ fn digest(parts: &[&[u8]]) -> [u8; 16] {
     half
 }
 
-/// How many times the budget of one key is shared by all keys that one client can invent.
+/// How many times the budget of one key is shared by all keys that one client can invent, and how
+/// many times the budget of such a group by all groups of a block.
 pub const GROUP: NonZeroU32 = NonZeroU32::new(32).expect("not zero");
 
 /// The prefix length of an IPv6 site (RFC 6177): one subscriber may have all networks in it.
 const NETWORK: u8 = 48;
+
+/// The prefix length of what an operator gets from a registry at least.
+const BLOCK: u8 = 32;
+
+/// The levels of budgets, each [`GROUP`] times as large as the one before.
+const OF_KEYS: u8 = 0;
+const OF_GROUPS: u8 = 1;
+const OF_BLOCKS: u8 = 2;
+
+/// For how many places there is one budget for those who find none.
+const KEYS_PER_REST: usize = 4;
 
 const MIN_PER: Duration = Duration::from_millis(1);
 const MAX_PER: Duration = Duration::from_hours(366 * 24);

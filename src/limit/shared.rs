@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{
-    Cell, Count, Counters, Exceeded, GROUP, Key, Limit, Place, Shares, emission_interval, of_group,
+    Cell, Count, Counters, Exceeded, Key, Limit, OF_BLOCKS, OF_GROUPS, Place, Share, Shares,
+    emission_interval, of_level,
 };
 
 /// A store that counts for several gateways.
@@ -168,8 +169,8 @@ impl Sharing {
         let Some(counters) = &part.counters else {
             return Err(Exceeded { retry_after: emission_interval(&limit.settings) });
         };
-        let groups = shares.groups.iter().map(|share| share.key);
-        let taken = counters.take(shares.key.key, groups)?;
+        let groups = shares.groups.iter().map(|share| (share.level, share.key));
+        let taken = counters.take(shares.key.key, shares.client, groups)?;
         Ok(Elsewhere::Part(part, taken))
     }
 
@@ -257,32 +258,29 @@ fn with(cell: Cell, elsewhere: Elsewhere) -> Cell {
     Cell { elsewhere: Some(Box::new(elsewhere)), ..cell }
 }
 
-/// The budgets in the store that correspond to these shares: the groups, then the key.
+/// The budgets in the store that correspond to these shares: the groups, then the key. The store has
+/// a place for each.
 fn budgets(limit: &Limit, shares: &Shares) -> Vec<Budget> {
-    let interval = emission_interval(&limit.settings);
-    let requests = limit.settings.requests;
-    let groups = shares.groups.iter().map(|share| {
-        let (interval, requests) = (of_group(interval), requests.saturating_mul(GROUP));
-        budget(limit, "group", &share.key, interval, requests)
-    });
-    groups.chain([budget(limit, "key", &shares.key.key, interval, requests)]).collect()
+    shares.groups.iter().chain([&shares.key]).map(|share| budget(limit, share)).collect()
 }
 
-fn budget(
-    limit: &Limit,
-    kind: &str,
-    key: &Key,
-    interval: Duration,
-    requests: NonZeroU32,
-) -> Budget {
+fn budget(limit: &Limit, share: &Share) -> Budget {
+    let (interval, requests) =
+        of_level(share.level, emission_interval(&limit.settings), limit.settings.requests);
     let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
-    let word = match key {
+    let kind = match share.level {
+        OF_BLOCKS => "block",
+        OF_GROUPS => "group",
+        _ => "key",
+    };
+    let word = match share.key {
         Key::V4(_) | Key::V6(_) => "ip",
         Key::Network(_) => "network",
         Key::Digest(_) => "digest",
+        Key::Rest(_) => "rest",
     };
     let mut name = format!("{}:{kind}:{word}:", limit.name);
-    for byte in key.bytes() {
+    for byte in share.key.bytes() {
         // Writing to a string cannot fail.
         let _ = write!(name, "{byte:02x}");
     }
@@ -531,7 +529,7 @@ mod tests {
                 let key = Key::V4([192, 0, 2, 1]);
                 let granted: usize = (0..count)
                     .filter_map(|rank| Part::new(&limit, Place { gateways, rank }).counters)
-                    .map(|part| (0..200).take_while(|_| part.take(key, []).is_ok()).count())
+                    .map(|part| (0..200).take_while(|_| part.take(key, key, []).is_ok()).count())
                     .sum();
                 let what = format!("{requests} requests, {count} gateways: {granted}");
                 assert!(granted <= requests as usize, "{what}");

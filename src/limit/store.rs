@@ -1,9 +1,9 @@
 //! The counters of a limit: a bounded number of keys, each with its theoretical arrival time (TAT).
 //!
 //! The TAT is the time at which the key's budget is full again; a key whose TAT has passed need not
-//! be remembered. When a shard is full, such keys are removed. If there are none, a new key is
-//! refused: removing a key that is in use would give a fresh budget to anyone who can send from
-//! many addresses.
+//! be remembered. When a shard is full, such keys are removed. If there are none, there is no place
+//! for a new key: removing a key that is in use would give a fresh budget to anyone who can send
+//! from many addresses.
 
 use std::cell::Cell as Slot;
 use std::collections::HashMap;
@@ -15,6 +15,8 @@ use std::time::Duration;
 use governor::nanos::Nanos;
 use governor::state::StateStore;
 
+use super::{OF_BLOCKS, OF_GROUPS, OF_KEYS};
+
 /// The owner of a cell. Small, and of fixed size whatever the client sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Key {
@@ -22,15 +24,32 @@ pub(super) enum Key {
     V6([u8; 16]),
     Network([u8; 16]),
     Digest([u8; 16]),
+    /// Those who find no place.
+    Rest([u8; 4]),
 }
 
 impl Key {
     /// What identifies the owner among those of its kind.
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
-            Self::V4(bytes) => bytes,
+            Self::V4(bytes) | Self::Rest(bytes) => bytes,
             Self::V6(bytes) | Self::Network(bytes) | Self::Digest(bytes) => bytes,
         }
+    }
+
+    /// One of `count` budgets, and its level: for those who find no place, together with their
+    /// neighbours. These are the clients of an IPv4 /24 or an IPv6 /32, as far as the number of
+    /// budgets allows. Accounts and callers have no neighbours: a budget is shared by a few that
+    /// chance chose, and is no larger than that of one, so that it never permits more guesses.
+    pub(super) fn rest(&self, count: u32) -> (u8, Self) {
+        let number = |bytes: &[u8]| bytes.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte));
+        let (level, number) = match self {
+            Self::V4(ip) => (OF_GROUPS, number(&ip[..3])),
+            Self::V6(ip) | Self::Network(ip) => (OF_BLOCKS, number(&ip[..4])),
+            Self::Digest(digest) => (OF_KEYS, number(&digest[..4])),
+            Self::Rest(own) => (OF_KEYS, number(own)),
+        };
+        (level, Self::Rest((number % count).to_be_bytes()))
     }
 }
 
@@ -42,8 +61,8 @@ impl Hash for Key {
     }
 }
 
-/// A key, and a slot in which the store leaves the TAT that it wrote: governor only returns yes or
-/// no.
+/// A key, and a slot in which the store leaves the TAT that it wrote, or nothing if it has no place
+/// for the key: governor only returns yes or no.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
     pub(super) key: Key,
@@ -76,8 +95,6 @@ struct Inner {
     keys_per_shard: usize,
     /// How much one cell adds to the TAT, in nanoseconds.
     interval: u64,
-    /// How far in the future the TAT may be for a request to pass, in nanoseconds.
-    tolerance: u64,
     /// How long a shard is not searched again after a search that freed little, in nanoseconds.
     pause: u64,
 }
@@ -87,30 +104,20 @@ struct Shard {
     tats: HashMap<Key, u64, RandomState>,
     /// Before this time, the shard is not searched for keys to remove.
     next_search: u64,
-    /// When the first key can be removed, as of the last search. Refused keys get this time as
-    /// `Retry-After`.
-    room_at: u64,
 }
 
 impl Store {
     pub(super) fn new(interval: Duration, requests: NonZeroU32, max_keys: usize) -> Self {
         let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
-        let tolerance = interval.saturating_mul(u64::from(requests.get() - 1));
-        let whole = interval.saturating_add(tolerance);
+        let whole = interval.saturating_mul(u64::from(requests.get()));
         let shards = shard_count(max_keys);
         let hasher = RandomState::new();
-        let shard = || {
-            Mutex::new(Shard {
-                tats: HashMap::with_hasher(hasher.clone()),
-                next_search: 0,
-                room_at: 0,
-            })
-        };
+        let shard =
+            || Mutex::new(Shard { tats: HashMap::with_hasher(hasher.clone()), next_search: 0 });
         Self(Arc::new(Inner {
             shards: (0..shards).map(|_| shard()).collect(),
             keys_per_shard: max_keys.max(1) / shards,
             interval,
-            tolerance,
             pause: (whole / SEARCHES_PER_PERIOD).clamp(MIN_PAUSE, MAX_PAUSE),
             hasher,
         }))
@@ -164,14 +171,11 @@ impl StateStore for Store {
             return Ok(outcome);
         }
         let (outcome, next) = decide(None)?;
-        if shard.tats.len() >= inner.keys_per_shard {
+        // There are few of those who share a budget: they always have a place.
+        if shard.tats.len() >= inner.keys_per_shard && !matches!(asked.key, Key::Rest(_)) {
             // A first cell ends one interval from now.
             let now = next.as_u64().saturating_sub(inner.interval);
-            if let Err(room_at) = shard.make_room(now, inner.keys_per_shard, inner.pause) {
-                // Only `decide` can create a refusal. With this TAT, it creates one that lasts
-                // until `room_at`, in the future.
-                let (outcome, _) =
-                    decide(Some(Nanos::new(room_at.saturating_add(inner.tolerance))))?;
+            if !shard.makes_room(now, inner.keys_per_shard, inner.pause) {
                 return Ok(outcome);
             }
         }
@@ -190,29 +194,19 @@ impl Inner {
 }
 
 impl Shard {
-    /// Removes keys whose TAT has passed. Returns an error with the time at which to ask again,
-    /// always later than `now`, if that frees nothing.
+    /// Removes keys whose TAT has passed. Returns whether there is room then.
     ///
     /// A search visits every key of the shard. If it frees a quarter, the requests that fill it
     /// again pay for it. If it frees less, `pause` must pass before the next one, so that a flood
     /// of new keys does not cause a search for each.
-    fn make_room(&mut self, now: u64, capacity: usize, pause: u64) -> Result<(), u64> {
+    fn makes_room(&mut self, now: u64, capacity: usize, pause: u64) -> bool {
         if now >= self.next_search {
             let before = self.tats.len();
-            let mut first = u64::MAX;
-            self.tats.retain(|_, tat| {
-                let keep = *tat > now;
-                first = if keep { first.min(*tat) } else { first };
-                keep
-            });
+            self.tats.retain(|_, tat| *tat > now);
             let freed = before - self.tats.len();
             self.next_search = if freed * 4 >= before { now } else { now.saturating_add(pause) };
-            self.room_at = first;
         }
-        if self.tats.len() < capacity {
-            return Ok(());
-        }
-        Err(self.room_at.max(self.next_search).max(now + 1))
+        self.tats.len() < capacity
     }
 }
 

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use proptest::prelude::*;
@@ -161,13 +162,27 @@ fn open_requests_do_not_refund_later_guesses() {
     assert!(limit.take_client(ip).is_err());
 }
 
+/// Whoever has a block from a registry has all networks in it.
+#[test]
+fn the_sites_of_a_block_share_a_budget() {
+    let (limit, _) = limit(settings(5, Duration::from_mins(1)));
+    let from = |block: u128, site: u128| {
+        let ip = Ipv6Addr::from(block << 96 | site << 80);
+        limit.take_client(ip.into()).is_ok()
+    };
+    let passed = (0..10_000).filter(|&site| from(0x2001_0db8, site)).count();
+    assert_eq!(passed, 5 * 32 * 32);
+    assert_eq!(limit.len(), passed, "a request that is refused takes no place");
+    assert!(from(0x2001_0db9, 0));
+}
+
 #[test]
 fn a_million_addresses_stay_within_the_cap() {
     let (limit, clock) = limit(settings(5, Duration::from_mins(1)));
     let mut refused = 0_u32;
     for number in 0..1_000_000_u32 {
         // An odd factor visits every address once, in an order with no pattern in the hash.
-        let ip = Ipv6Addr::from(u128::from(number.wrapping_mul(2_654_435_761)) << 64);
+        let ip = Ipv4Addr::from(number.wrapping_mul(2_654_435_761));
         refused += u32::from(limit.take_client(ip.into()).is_err());
         if number % 1_000 == 0 {
             assert!(limit.len() <= 10_000);
@@ -175,7 +190,7 @@ fn a_million_addresses_stay_within_the_cap() {
         }
     }
     assert!(limit.len() <= 10_000);
-    assert!(refused > 900_000);
+    assert!(refused > 500_000, "{refused}");
     clock.advance(Duration::from_mins(1));
     assert!(passes(&limit, "192.0.2.1"), "room is made without a timer");
     limit.prune();
@@ -186,22 +201,63 @@ fn a_million_addresses_stay_within_the_cap() {
 }
 
 #[test]
-fn a_full_store_serves_known_clients_and_gives_new_ones_a_retry_time() {
+fn a_full_store_serves_known_clients_and_counts_new_ones_with_their_neighbours() {
     let (limit, clock) = limit(Settings { max_clients: 2, ..settings(2, Duration::from_mins(1)) });
     assert!(passes(&limit, "192.0.2.1"));
     clock.advance(Duration::from_secs(10));
     assert!(passes(&limit, "192.0.2.2"));
+    let passed = (3..=255).filter(|index| passes(&limit, &format!("192.0.2.{index}"))).count();
+    assert_eq!(passed, 2 * 32);
     let exceeded = limit.take_client("192.0.2.3".parse().unwrap()).unwrap_err();
-    assert_eq!(
-        exceeded.retry_after,
-        Duration::from_secs(20),
-        "the first client is forgotten at 30 s"
-    );
+    assert_eq!(exceeded.retry_after, Duration::from_secs(30) / 32);
     assert!(passes(&limit, "192.0.2.2"));
     assert!(!passes(&limit, "192.0.2.2"));
     clock.advance(Duration::from_secs(20));
-    assert!(passes(&limit, "192.0.2.3"));
+    assert_eq!((0..9).filter(|_| passes(&limit, "192.0.2.3")).count(), 2, "the first is forgotten");
     assert_eq!(limit.len(), 2);
+}
+
+/// Those who have networks enough to take all places do not keep others from the gateway.
+#[test]
+fn a_flood_of_networks_counts_only_its_neighbours_together() {
+    let settings = Settings { max_clients: 1_000, ..settings(1, Duration::from_mins(1)) };
+    let (limit, clock) = limit(settings);
+    let v6 = |block: u32, site: u32| {
+        let ip = Ipv6Addr::from(u128::from(block) << 96 | u128::from(site) << 80);
+        limit.take_client(ip.into()).is_ok()
+    };
+    let flood = || (0..8).map(|block| (0..2_000).filter(|&site| v6(block, site)).count());
+    assert!(flood().all(|passed| passed == 32 * 32));
+    assert_eq!(limit.len(), 1_000);
+    for index in 0..1_000 {
+        assert!(passes(&limit, &format!("10.{}.{}.1", index / 250, index % 250)), "{index}");
+    }
+    assert!((0..9).all(|site| v6(100, site)), "a network of another block");
+    // All places for IPv4 are taken now.
+    assert_eq!(limit.len(), 2_000);
+    assert_eq!((0..250).filter(|index| passes(&limit, &format!("192.0.2.{index}"))).count(), 32);
+    assert!((0..9).all(|index| passes(&limit, &format!("192.0.3.{index}"))), "another network");
+    for _ in 0..1_000 {
+        let cell = limit.take_client("198.51.100.1".parse().unwrap()).unwrap();
+        limit.give_back(cell);
+    }
+    clock.advance(Duration::from_mins(1));
+    limit.prune();
+    assert!(limit.is_empty());
+}
+
+/// Nobody can guess more often because there is no place for an account.
+#[test]
+fn accounts_without_a_place_share_budgets_of_one() {
+    let (limit, _) = limit(Settings { max_clients: 1_000, ..settings(5, Duration::from_mins(1)) });
+    let tries = |account: usize| limit.take_account(&account.to_string()).is_ok();
+    assert!((0..1_000).all(tries));
+    assert_eq!((0..9).filter(|_| tries(5_000)).count(), 5);
+    let passed = (1_000..4_000).map(|account| (0..9).filter(|_| tries(account)).count());
+    let passed: Vec<_> = passed.collect();
+    assert!(passed.iter().all(|passed| *passed <= 5));
+    assert!(passed[..10].iter().all(|passed| *passed > 0), "others are not refused");
+    assert!(passed.iter().sum::<usize>() <= 250 * 5);
 }
 
 #[test]

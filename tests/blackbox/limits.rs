@@ -201,14 +201,17 @@ async fn a_limit_is_shared_by_the_routes_that_name_it() {
 }
 
 #[tokio::test]
-async fn clients_beyond_the_remembered_ones_are_refused() {
+async fn clients_beyond_the_remembered_ones_are_counted_with_their_neighbours() {
     let gateway = Gateway::start(&limited(1, "max_clients = 1000")).await;
     let mut connection = gateway.connect().await;
-    for index in 0..1001 {
+    for index in 0..1250 {
         let client = format!("198.51.{}.{}", index / 250, index % 250);
         let response =
             gateway.get("/").header("X-Forwarded-For", &client).send_on(&mut connection).await;
-        assert_eq!(response.status, if index < 1000 { 200 } else { 429 }, "{client}");
+        assert_eq!(response.status, if index < 1032 { 200 } else { 429 }, "{client}");
+    }
+    for client in ["203.0.113.1", "2001:db8::1"] {
+        assert_eq!(from(&gateway, client).await, 200, "{client}");
     }
 }
 
