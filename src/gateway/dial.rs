@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use rustls::AlertDescription;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::descriptors;
 
@@ -27,6 +28,11 @@ pub enum ConnectError {
     /// Connecting took longer than `connect_timeout`.
     #[error("it took longer than connect_timeout")]
     Timeout,
+    /// The queue of connections at its socket stayed full for `connect_timeout`.
+    #[error(
+        "connections waited at its socket for connect_timeout, and its queue had no room for another: let the application accept them sooner, or listen with a larger backlog (the system limits it to net.core.somaxconn)"
+    )]
+    QueueFull,
     /// The last attempts took too long, and another one is under way.
     #[error("it did not respond to the last connections, and one request at a time tries again")]
     Suspended,
@@ -41,6 +47,13 @@ pub enum ConnectError {
     /// The HTTP handshake failed.
     #[error("{}", told(.0))]
     Http(#[from] hyper::Error),
+}
+
+impl ConnectError {
+    /// Whether the application neither accepted nor refused the connection in time.
+    pub(super) fn is_timeout(&self) -> bool {
+        matches!(self, Self::Timeout | Self::QueueFull)
+    }
 }
 
 /// What an error says, and what to do if the other end asked for a certificate and got none. With
@@ -147,20 +160,38 @@ async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     socket.connect(address).await
 }
 
-/// Connects to a socket of this machine, likewise.
-pub(super) async fn open_unix(path: &Path) -> io::Result<UnixStream> {
-    let stream = UnixStream::connect(path).await?;
+/// Connects to a socket of this machine, likewise. While its queue is full, the system refuses
+/// instead of waiting as it does with TCP: so tries again for `patience`.
+pub(super) async fn open_unix(path: &Path, patience: Duration) -> Result<UnixStream, ConnectError> {
+    let until = Instant::now() + patience;
+    let mut delay = SHORTEST_DELAY;
+    let stream = loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if Instant::now() + delay >= until {
+                    return Err(ConnectError::QueueFull);
+                }
+                tokio::time::sleep(delay).await;
+                delay = (delay * 2).min(LONGEST_DELAY);
+            }
+            connected => break connected?,
+        }
+    };
     if descriptors::is_among_the_last(&stream) {
-        return Err(Errno::MFILE.into());
+        return Err(io::Error::from(Errno::MFILE).into());
     }
     Ok(stream)
 }
 
+/// How long to wait before trying again while the queue of a socket is full: at first, and at most.
+const SHORTEST_DELAY: Duration = Duration::from_millis(2);
+const LONGEST_DELAY: Duration = Duration::from_millis(50);
+
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::pin::pin;
 
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, UnixSocket};
 
     use super::*;
 
@@ -210,6 +241,29 @@ mod tests {
         assert!(matches!(error, ConnectError::Io(_)), "{error}");
         let error = dialer.connect(Vec::new()).await.unwrap_err();
         assert!(matches!(error, ConnectError::NoAddress), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.sock");
+        let socket = UnixSocket::new_stream().unwrap();
+        socket.bind(&path).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let mut queued = Vec::new();
+        while let Ok(stream) = UnixStream::connect(&path).await {
+            queued.push(stream);
+        }
+        let patience = Duration::from_millis(20);
+        let error = open_unix(&path, patience).await.unwrap_err();
+        assert!(matches!(error, ConnectError::QueueFull), "{error}");
+        let mut connecting = pin!(open_unix(&path, Duration::from_mins(1)));
+        tokio::select! {
+            biased;
+            ended = connecting.as_mut() => panic!("it did not wait: {ended:?}"),
+            accepted = listener.accept() => drop(accepted.unwrap()),
+        }
+        connecting.await.unwrap();
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::route::NoRoute;
 use super::second_target::NoSecondTarget;
 use super::step_up::Insufficient;
 use super::target::{Ambiguity, TargetError};
-use super::upstream::{ConnectError, UpstreamFailure};
+use super::upstream::UpstreamFailure;
 use crate::identity::actions::second_factor::Enrolment;
 use crate::identity::compat::{MissingMember, express_error};
 use crate::identity::error::RequestFault;
@@ -194,9 +194,10 @@ impl Refusal {
                 Reason::BodyTooLarge
             }
             Self::Upstream(failure) => match failure {
-                UpstreamFailure::Unreachable(ConnectError::Timeout)
-                | UpstreamFailure::Timeout
-                | UpstreamFailure::Total => Reason::UpstreamTimeout,
+                UpstreamFailure::Timeout | UpstreamFailure::Total => Reason::UpstreamTimeout,
+                UpstreamFailure::Unreachable(error) if error.is_timeout() => {
+                    Reason::UpstreamTimeout
+                }
                 UpstreamFailure::Busy => Reason::Overloaded,
                 UpstreamFailure::Unreachable(_) => Reason::UpstreamUnreachable,
                 UpstreamFailure::Failed(_)

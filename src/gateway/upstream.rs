@@ -444,7 +444,8 @@ impl Upstream {
                 }
             };
         };
-        Connection::new(Coalescing(dial::open_unix(path).await?)).await
+        let stream = dial::open_unix(path, self.settings.connect_timeout).await?;
+        Connection::new(Coalescing(stream)).await
     }
 
     async fn connect_http2(&self) -> Result<http2::Connected, ConnectError> {
@@ -459,7 +460,7 @@ impl Upstream {
             }
             return http2::Connected::new(stream).await;
         };
-        http2::Connected::new(dial::open_unix(path).await?).await
+        http2::Connected::new(dial::open_unix(path, self.settings.connect_timeout).await?).await
     }
 
     async fn dial(&self) -> Result<TcpStream, ConnectError> {

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixSocket, UnixStream};
 use tokio::task::JoinSet;
 
 use crate::harness::certificates::{Authority, authority};
@@ -45,6 +45,27 @@ async fn an_application_can_listen_on_a_unix_socket() {
     gateway.get("/c").send().await.is(502, "upstream_unreachable");
     let nowhere = format!("upstream.app.url = 'unix:'\n{PUBLIC}");
     assert_eq!(gateway.reload(&nowhere).await["level"], "error");
+}
+
+/// As with TCP, where the system waits.
+#[tokio::test]
+async fn an_application_may_accept_late_on_a_unix_socket() {
+    let config =
+        format!("upstream.app = {{ url = 'unix:app.sock', connect_timeout = '50ms' }}\n{PUBLIC}");
+    let setup = Gateway::setup(&config);
+    let path = setup.path().join("app.sock");
+    let socket = UnixSocket::new_stream().unwrap();
+    socket.bind(&path).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let mut queued = Vec::new();
+    while let Ok(stream) = UnixStream::connect(&path).await {
+        queued.push(stream);
+    }
+    let gateway = setup.start().await;
+    gateway.get("/").send().await.is(504, "upstream_timeout");
+    let cause = gateway.log().until("the cause is named", |line| line["cause"].is_string()).await;
+    assert!(cause["cause"].as_str().unwrap().contains("backlog"), "{cause}");
+    drop(listener);
 }
 
 #[tokio::test]

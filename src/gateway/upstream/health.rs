@@ -55,7 +55,7 @@ impl Attempt<'_> {
     /// Notes the result.
     pub(super) fn ended<T>(self, result: &Result<T, ConnectError>) {
         match result {
-            Err(ConnectError::Timeout) => {
+            Err(error) if error.is_timeout() => {
                 self.health.timeouts.fetch_add(1, Ordering::Relaxed);
             }
             // Even a refusal means that the machine responds.

@@ -78,7 +78,9 @@ impl Http2 {
             return Err(timed_out());
         }
         let connected = connect.await;
-        if let Err(UpstreamFailure::Unreachable(ConnectError::Timeout)) = connected {
+        if let Err(UpstreamFailure::Unreachable(error)) = &connected
+            && error.is_timeout()
+        {
             self.timeouts.fetch_add(1, Ordering::Relaxed);
         }
         let Connected(connection) = connected?;
