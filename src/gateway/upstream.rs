@@ -279,16 +279,26 @@ impl Upstream {
             let is_last = attempts == MOST_ATTEMPTS;
             let stream = self.stream(http2, is_last).await?;
             let again = Repeat::of(&request);
+            let arrived = stream.greeting().times();
             let response = pin!(stream.sender().try_send_request(request));
             let mut timer = IdleTimer::default();
             let exchange = self.exchange(response, &mut timer, upload, Instant::now());
-            let mut error = match exchange.await? {
-                Ok(response) => {
+            let mut error = match exchange.await {
+                Ok(Ok(response)) => {
                     stream.answered();
                     let held = Held::Http2(stream);
                     return Ok((response, Lease::new(self, worker, held, Duration::ZERO)));
                 }
-                Err(error) => error,
+                Ok(Err(error)) => error,
+                Err(failure) => {
+                    // A connection of which nothing arrives any more may be dead while new ones
+                    // work, and its ping takes longer to notice.
+                    let is_silent = stream.greeting().times() == arrived;
+                    if is_silent && matches!(failure, UpstreamFailure::Timeout) {
+                        http2.forget(&stream);
+                    }
+                    return Err(failure);
+                }
             };
             if stream.greeting().is_http1() {
                 return Err(UpstreamFailure::NotHttp2);

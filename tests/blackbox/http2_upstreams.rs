@@ -1,5 +1,6 @@
 //! Requests over HTTP/2 to applications that end their connections. The applications are frames.
 
+use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -120,6 +121,54 @@ async fn a_refused_request_without_a_body_is_sent_again() {
     let response = gateway.request("POST", "/").send().await;
     assert_eq!(response.status, 200, "{}", gateway.log().errors());
     within(application).await.unwrap();
+}
+
+/// It may be dead although new ones work.
+#[tokio::test]
+async fn a_connection_that_is_silent_until_a_timeout_gets_no_more_requests() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = Gateway::start(&impatient(&listener)).await;
+    let mut client = h2::Connection::open(&gateway).await;
+    let mut send = async |method: &str| {
+        let request = http::Request::builder().method(method).uri("http://app.test/");
+        client.send(request.body(Full::default()).unwrap()).await.status
+    };
+    let application = tokio::spawn(async move {
+        let mut dead = accept(&listener, &[]).await;
+        let request = next_request(&mut dead).await;
+        dead.write_all(&frame(HEADERS, END, request, OK)).await.unwrap();
+        answer_all(accept(&listener, &[]).await);
+        dead
+    });
+    for (method, status) in [("GET", 200), ("POST", 504), ("POST", 200), ("GET", 200)] {
+        assert_eq!(send(method).await, status, "{method}");
+    }
+    within(application).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_slow_response_does_not_end_the_use_of_a_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = Gateway::start(&impatient(&listener)).await;
+    let client = h2::Connection::open(&gateway).await;
+    let send = || {
+        let mut client = client.clone();
+        tokio::spawn(async move { client.send(h2::get("http://app.test/")).await.status })
+    };
+    let slow = send();
+    let mut only = accept(&listener, &[]).await;
+    next_request(&mut only).await;
+    let fast = send();
+    let request = next_request(&mut only).await;
+    only.write_all(&frame(HEADERS, END, request, OK)).await.unwrap();
+    assert_eq!((within(fast).await.unwrap(), within(slow).await.unwrap()), (200, 504));
+    answer_all(only);
+    assert_eq!(within(send()).await.unwrap(), 200);
+}
+
+/// With a short `response_timeout`.
+fn impatient(listener: &TcpListener) -> String {
+    config_for(listener).replace("http2 = true", "http2 = true, response_timeout = '300ms'")
 }
 
 fn config_for(listener: &TcpListener) -> String {

@@ -1,7 +1,8 @@
-//! How an application begins an HTTP/2 connection, which tells whether it speaks HTTP/2 at all.
+//! How an application begins an HTTP/2 connection, which tells whether it speaks HTTP/2 at all, and
+//! whether anything has arrived since.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 /// The start of every response of HTTP/1.1. As HTTP/2, it would be a frame of 4.7 million bytes,
 /// which no application sends unasked.
@@ -12,22 +13,36 @@ const OTHER: u8 = u8::MAX;
 
 /// What has arrived on a connection so far.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Greeting(Arc<AtomicU8>);
+pub(super) struct Greeting(Arc<Arrived>);
+
+#[derive(Debug, Default)]
+struct Arrived {
+    /// How many of the first bytes are those of [`HTTP1`], or [`OTHER`].
+    start: AtomicU8,
+    /// How often bytes have arrived.
+    times: AtomicUsize,
+}
 
 impl Greeting {
     /// Whether nothing has arrived.
     pub(super) fn is_missing(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 0
+        self.0.start.load(Ordering::Relaxed) == 0
+    }
+
+    /// How often bytes have arrived so far.
+    pub(super) fn times(&self) -> usize {
+        self.0.times.load(Ordering::Relaxed)
     }
 
     /// Whether a response of HTTP/1.1 has arrived.
     pub(super) fn is_http1(&self) -> bool {
-        usize::from(self.0.load(Ordering::Relaxed)) == HTTP1.len()
+        usize::from(self.0.start.load(Ordering::Relaxed)) == HTTP1.len()
     }
 
     /// Notes bytes as they arrive.
     pub(super) fn note(&self, bytes: &[u8]) {
-        let mut state = self.0.load(Ordering::Relaxed);
+        self.0.times.fetch_add(1, Ordering::Relaxed);
+        let mut state = self.0.start.load(Ordering::Relaxed);
         if usize::from(state) >= HTTP1.len() {
             return;
         }
@@ -38,7 +53,7 @@ impl Greeting {
                 None => break,
             }
         }
-        self.0.store(state, Ordering::Relaxed);
+        self.0.start.store(state, Ordering::Relaxed);
     }
 }
 

@@ -89,7 +89,7 @@ impl Http2 {
     }
 
     /// Takes a connection that was lost from the list before its own task has noticed: the next
-    /// attempt would be lost on it too.
+    /// attempt would be lost on it too. It is closed when its requests have ended.
     pub(super) fn forget(&self, stream: &Stream) {
         self.open().retain(|connection| !Arc::ptr_eq(connection, &stream.0));
     }
