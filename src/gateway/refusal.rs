@@ -194,7 +194,9 @@ impl Refusal {
                 Reason::BodyTooLarge
             }
             Self::Upstream(failure) => match failure {
-                UpstreamFailure::Timeout | UpstreamFailure::Total => Reason::UpstreamTimeout,
+                UpstreamFailure::Timeout
+                | UpstreamFailure::NonePermitted
+                | UpstreamFailure::Total => Reason::UpstreamTimeout,
                 UpstreamFailure::Unreachable(error) if error.is_timeout() => {
                     Reason::UpstreamTimeout
                 }

@@ -290,15 +290,8 @@ impl Upstream {
                     return Ok((response, Lease::new(self, worker, held, Duration::ZERO)));
                 }
                 Ok(Err(error)) => error,
-                Err(failure) => {
-                    // A connection of which nothing arrives any more may be dead while new ones
-                    // work, and its ping takes longer to notice.
-                    let is_silent = stream.greeting().times() == arrived;
-                    if is_silent && matches!(failure, UpstreamFailure::Timeout) {
-                        http2.forget(&stream);
-                    }
-                    return Err(failure);
-                }
+                Err(UpstreamFailure::Timeout) => return Err(http2.timed_out(&stream, arrived)),
+                Err(failure) => return Err(failure),
             };
             if stream.greeting().is_http1() {
                 return Err(UpstreamFailure::NotHttp2);

@@ -166,6 +166,49 @@ async fn a_slow_response_does_not_end_the_use_of_a_connection() {
     assert_eq!(within(send()).await.unwrap(), 200);
 }
 
+#[tokio::test]
+async fn an_application_may_permit_fewer_requests_later() {
+    for permitted in [0, 1] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let gateway = Gateway::start(&config_for(&listener)).await;
+        let client = h2::Connection::open(&gateway).await;
+        let send = || {
+            let mut client = client.clone();
+            tokio::spawn(async move { client.send(h2::get("http://app.test/")).await.status })
+        };
+        let one = send();
+        let mut first = accept(&listener, &[]).await;
+        let request = next_request(&mut first).await;
+        first.write_all(&frame(HEADERS, END, request, OK)).await.unwrap();
+        assert_eq!(within(one).await.unwrap(), 200);
+        let two = send();
+        let request = next_request(&mut first).await;
+        let fewer = frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, permitted]);
+        let answer = [fewer, frame(HEADERS, END, request, OK)].concat();
+        first.write_all(&answer).await.unwrap();
+        assert_eq!(within(two).await.unwrap(), 200);
+        for _ in 0..permitted {
+            send();
+            next_request(&mut first).await;
+        }
+        let last = send();
+        answer_all(accept(&listener, &[]).await);
+        assert_eq!(within(last).await.unwrap(), 200, "{permitted} permitted");
+    }
+}
+
+#[tokio::test]
+async fn the_log_says_if_an_application_permits_no_requests() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = Gateway::start(&impatient(&listener)).await;
+    let application = tokio::spawn(async move { accept(&listener, &[0, 3, 0, 0, 0, 0]).await });
+    gateway.get("/").send().await.is(504, "upstream_timeout");
+    let output = gateway.log().until("the cause is named", |line| line["cause"].is_string()).await;
+    let cause = output["cause"].as_str().unwrap();
+    assert!(cause.contains("MAX_CONCURRENT_STREAMS is 0"), "{cause}");
+    within(application).await.unwrap();
+}
+
 /// With a short `response_timeout`.
 fn impatient(listener: &TcpListener) -> String {
     config_for(listener).replace("http2 = true", "http2 = true, response_timeout = '300ms'")

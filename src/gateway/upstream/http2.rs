@@ -1,10 +1,12 @@
 //! HTTP/2 connections to an application: few of them, each with many requests.
 
 use std::error::Error as _;
+use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use http::uri::{Authority, Parts, Scheme};
@@ -12,7 +14,6 @@ use http::{Request, Uri, header};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tokio_util::io::InspectReader;
 use tokio_util::task::AbortOnDropHandle;
@@ -39,11 +40,11 @@ struct Multiplexed {
     sender: SendRequest<ClientBody>,
     /// The number of requests in flight.
     streams: AtomicUsize,
-    /// The number that the application permits, once it has answered.
-    most: Arc<AtomicUsize>,
-    /// Triggered by the first response: what the application permits comes before it.
-    answered: Arc<Notify>,
-    has_answered: AtomicBool,
+    /// The number that the application permitted at the last response: before the first one, it may
+    /// not have arrived.
+    most: AtomicUsize,
+    /// Reads what the application permits now. `None`: the connection has ended.
+    permitted: Box<dyn Fn() -> Option<usize> + Send + Sync>,
     greeting: Greeting,
     idle_since: Mutex<Instant>,
     _task: AbortOnDropHandle<()>,
@@ -94,6 +95,18 @@ impl Http2 {
         self.open().retain(|connection| !Arc::ptr_eq(connection, &stream.0));
     }
 
+    /// Decides what the timeout of a request says about its connection, on which bytes had arrived
+    /// this often when it began. One on which nothing arrives may be dead although new ones work,
+    /// and its ping takes longer to notice; one that permits no requests may be so for good. Neither
+    /// gets another request.
+    pub(super) fn timed_out(&self, stream: &Stream, arrived: usize) -> UpstreamFailure {
+        let permits_none = (stream.0.permitted)() == Some(0);
+        if permits_none || stream.greeting().times() == arrived {
+            self.forget(stream);
+        }
+        if permits_none { UpstreamFailure::NonePermitted } else { UpstreamFailure::Timeout }
+    }
+
     /// Closes the connections that have been without a request for this long.
     pub(super) fn sweep(&self, keep_idle: Duration, now: Instant) {
         self.open().retain(|connection| {
@@ -104,7 +117,7 @@ impl Http2 {
     }
 
     fn open(&self) -> MutexGuard<'_, Vec<Arc<Multiplexed>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.open)
     }
 }
 
@@ -131,30 +144,35 @@ impl Connected {
             .keep_alive_timeout(PING)
             .handshake(TokioIo::new(io))
             .await?;
-        let most = Arc::new(AtomicUsize::new(MAX_STREAMS));
-        let answered = Arc::new(Notify::new());
-        let (permitted, settled) = (Arc::clone(&most), Arc::clone(&answered));
+        let connection = Arc::new(Mutex::new(Some(connection)));
+        let running = Arc::clone(&connection);
         #[expect(
             clippy::disallowed_methods,
             reason = "the handle is kept with the sender and ends the task with it"
         )]
         let task = tokio::spawn(async move {
-            let mut connection = pin!(connection);
-            tokio::select! {
+            poll_fn(|cx| {
+                let mut connection = locked(&running);
+                let Some(open) = connection.as_mut() else { return Poll::Ready(()) };
                 // Errors go to the tasks that wait for a response.
-                _ = connection.as_mut() => return,
-                () = settled.notified() => {}
-            }
-            let most = connection.current_max_send_streams();
-            permitted.store(most.clamp(1, MAX_STREAMS), Ordering::Relaxed);
-            let _ = connection.await;
+                let ended = Pin::new(open).poll(cx).map(|_| ());
+                if ended.is_ready() {
+                    // Requests that wait for their turn in it learn that it has ended.
+                    *connection = None;
+                }
+                ended
+            })
+            .await;
         });
+        let permitted = move || {
+            let connection = locked(&connection);
+            Some(connection.as_ref()?.current_max_send_streams().min(MAX_STREAMS))
+        };
         Ok(Self(Arc::new(Multiplexed {
             sender,
             streams: AtomicUsize::new(1),
-            most,
-            answered,
-            has_answered: AtomicBool::new(false),
+            most: AtomicUsize::new(MAX_STREAMS),
+            permitted: Box::new(permitted),
             greeting,
             idle_since: Mutex::new(Instant::now()),
             _task: AbortOnDropHandle::new(task),
@@ -171,7 +189,7 @@ impl Connected {
 
 impl Multiplexed {
     fn idle_since(&self) -> MutexGuard<'_, Instant> {
-        self.idle_since.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.idle_since)
     }
 }
 
@@ -186,10 +204,10 @@ impl Stream {
         None
     }
 
-    /// Notes that a response has arrived.
+    /// Notes that a response has arrived, and with it what the application permits now.
     pub(super) fn answered(&self) {
-        if !self.0.has_answered.swap(true, Ordering::Relaxed) {
-            self.0.answered.notify_one();
+        if let Some(most) = (self.0.permitted)() {
+            self.0.most.store(most, Ordering::Relaxed);
         }
     }
 
@@ -209,6 +227,11 @@ impl Drop for Stream {
         *self.0.idle_since() = Instant::now();
         self.0.streams.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// No panic can leave it half-changed.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Writes a request as HTTP/2 has it: the host in the target, and no fields for one connection (RFC
