@@ -232,6 +232,14 @@ impl Connections {
     }
 
     pub(super) async fn close(&self) {
+        let files = self.identity().and_then(DatabaseIdentity::files);
+        if files.is_some_and(|files| !files.may_be_closed()) {
+            // With its last connection, SQLite would copy the `-wal` into the older copy that has
+            // been written over the database. So they stay open until the process ends, as if it were
+            // killed, and the next start refuses both files.
+            std::mem::forget(self.clone());
+            return;
+        }
         let closing = async {
             self.readers.close().await;
             self.follower.close().await;

@@ -137,6 +137,12 @@ pub enum StoreError {
         /// The database file.
         path: PathBuf,
     },
+    /// The database is older than its `-wal`.
+    #[error("the database {} is older than what the file {} continues, as a copy that was put back is: both together would be corrupted; put the right file back; to use this one without the changes made since, which may be revocations, delete {1}, {} and {}", path.display(), with_suffix(path, "-wal").display(), with_suffix(path, "-shm").display(), with_suffix(path, "-lock").display())]
+    OlderCopy {
+        /// The database file.
+        path: PathBuf,
+    },
     /// A gateway uses a different database from the one that a command has opened.
     #[error("a running gateway has a different file open than the one that is now at {}, or another `-wal` or `-shm` next to it, so it would not see the change; restart the gateway, and try again", path.display())]
     DifferentDatabase {

@@ -63,7 +63,7 @@ impl DatabaseFiles {
         });
         let files = files.collect::<io::Result<_>>()?;
         // What the file says is not higher than what SQLite says.
-        let copied = opened.copied()?.unwrap_or_default();
+        let copied = stored_number(&opened.database)?.unwrap_or_default();
         Ok(Self {
             files,
             opened,
@@ -120,6 +120,11 @@ impl DatabaseFiles {
         self.spoiled.get().map_or(Ok(()), |how| lost(database, how))
     }
 
+    /// Whether SQLite may copy the `-wal` into the database, as it does when it closes it.
+    pub(super) fn may_be_closed(&self) -> bool {
+        wal::check_continued(&self.files[0].0, &self.opened.database).is_ok()
+    }
+
     fn spoil(&self, how: &'static str) {
         // What was noticed first is nearest to the cause.
         let _ = self.spoiled.set(how);
@@ -134,7 +139,7 @@ impl DatabaseFiles {
     fn compare_copied(&self) -> io::Result<()> {
         // First what is known: another thread may learn of a higher one in between.
         let known = self.copied.load(Ordering::Acquire);
-        let Some(copied) = self.opened.copied()? else { return Ok(()) };
+        let Some(copied) = stored_number(&self.opened.database)? else { return Ok(()) };
         self.compare_numbers(copied, known);
         if copied != known {
             let newer = |known: i32| is_before(known, copied).then_some(copied);
@@ -193,22 +198,23 @@ impl OpenFiles {
         let text = std::str::from_utf8(&text[..length]).ok()?;
         text.strip_prefix(id)?.trim().parse().ok()
     }
+}
 
-    /// The number of the last transaction that is in the file itself. `None`: the file is empty.
-    fn copied(&self) -> io::Result<Option<i32>> {
-        let read = || {
-            let mut number = [0; 4];
-            match self.database.read_exact_at(&mut number, USER_VERSION_AT) {
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
-                read => read.map(|()| Some(i32::from_be_bytes(number))),
-            }
-        };
-        loop {
-            // SQLite may be writing it.
-            let first = read()?;
-            if read()? == first {
-                return Ok(first);
-            }
+/// The number of the last transaction that is in the file itself, which lacks what is still in the
+/// `-wal`. `None`: the file is empty.
+pub(super) fn stored_number(database: &File) -> io::Result<Option<i32>> {
+    let read = || {
+        let mut number = [0; 4];
+        match database.read_exact_at(&mut number, NUMBER_AT as u64) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            read => read.map(|()| Some(i32::from_be_bytes(number))),
+        }
+    };
+    loop {
+        // SQLite may be writing it.
+        let first = read()?;
+        if read()? == first {
+            return Ok(first);
         }
     }
 }
@@ -219,7 +225,7 @@ pub(super) fn is_before(number: i32, other: i32) -> bool {
 }
 
 /// Where the number is in a database (SQLite's file format, §1.3).
-const USER_VERSION_AT: u64 = 60;
+pub(super) const NUMBER_AT: usize = 60;
 
 /// The database, and the files through which its users share what is not in it yet. SQLite makes
 /// the others anew where they are missing, and then two users do not see what the other one writes.

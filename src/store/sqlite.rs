@@ -33,7 +33,7 @@ pub(super) async fn open(path: &Path, is_first: bool) -> Result<Connections, Sto
     // time, one would fail. The lock is released with its handle when this function ends,
     // however it ends.
     let _alone = lock(path, LOCK_TIMEOUT).await?;
-    wal::check_complete(path)?;
+    wal::check(path)?;
     let url = url(path);
     let (mut first, files) = probe(path, &url, was_written && !is_first).await?;
     migrate(&mut first, &path.display()).await?;
@@ -51,7 +51,7 @@ pub(super) async fn open_read_only(path: &Path) -> Result<Option<Connections>, S
         _ => {}
     }
     check_kind(path)?;
-    wal::check_complete(path)?;
+    wal::check(path)?;
     let pool = pool(1).connect(&format!("{}?mode=ro", url(path))).await?;
     if let (_, 0) = count_tables(&pool).await? {
         return Err(StoreError::Foreign { database: path.display().to_string() });

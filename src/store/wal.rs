@@ -1,21 +1,75 @@
-//! Whether the `-wal` still holds every change that was acknowledged.
+//! Whether the `-wal` still holds every change that was acknowledged, and belongs to the database.
 //!
 //! SQLite keeps the latest changes in the `-wal`, and its index in the `-shm`. When it opens a
 //! database, it takes the `-wal` as it is: one that is missing, or damaged from some point on, counts
 //! as if it had never been longer. But if the last process was killed, the index is still there, and
 //! says how much was committed. SQLite writes the index after the `-wal`, so it never says too much.
+//!
+//! SQLite also copies a `-wal` into whatever database is there: with an older copy, the result is a
+//! mixture of both. But it begins a `-wal` only when the database on the disk holds everything from
+//! the one before. So the number of the first transaction in a `-wal` is at most one higher than the
+//! number in the file itself, whatever was copied since, and at whatever moment a process was killed.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use bytes::Buf;
 
+use super::files::{NUMBER_AT, is_before, stored_number};
 use super::{StoreError, with_suffix};
 
+/// Checks both before SQLite opens the database, which would copy the `-wal` into it.
+pub(super) fn check(database: &Path) -> Result<(), StoreError> {
+    check_complete(database)?;
+    let failed = |source| StoreError::Open { path: database.to_owned(), source };
+    match found(File::open(database)).map_err(failed)? {
+        Some(file) => check_continued(database, &file),
+        None => Ok(()),
+    }
+}
+
+/// Checks that the `-wal` continues what is in this file of the database.
+pub(super) fn check_continued(database: &Path, file: &File) -> Result<(), StoreError> {
+    let wal = with_suffix(database, "-wal");
+    // The `-wal` comes first: the number in the file only grows, also while another process copies.
+    let first = found(File::open(&wal)).and_then(|wal| wal.map_or(Ok(None), first_number));
+    let first = first.map_err(|source| StoreError::Open { path: wal, source })?;
+    let number = stored_number(file);
+    let number = number.map_err(|source| StoreError::Open { path: database.to_owned(), source })?;
+    match first {
+        Some(first) if is_before(number.unwrap_or(0), first.wrapping_sub(1)) => {
+            Err(StoreError::OlderCopy { path: database.to_owned() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The number of the first transaction in a `-wal`. `None`: it has none, or the last process was
+/// writing the first one.
+fn first_number(wal: File) -> io::Result<Option<i32>> {
+    let read = || -> io::Result<Option<i32>> {
+        let wal = io::BufReader::with_capacity(1 << 16, wal);
+        let Some(mut frames) = Frames::begin(wal)? else { return Ok(None) };
+        // Other programs do not number theirs, and may leave the header alone.
+        while frames.next()? {
+            if big_endian(&frames.frame) == HEADER_PAGE {
+                let mut number = &frames.frame[FRAME_HEADER + NUMBER_AT..];
+                return Ok(Some(number.get_i32()));
+            }
+        }
+        Ok(None)
+    };
+    match read() {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
+        read => read,
+    }
+}
+
 /// Checks this before SQLite opens the database, which would create the index anew.
-pub(super) fn check_complete(database: &Path) -> Result<(), StoreError> {
+fn check_complete(database: &Path) -> Result<(), StoreError> {
     let (wal, index) = (with_suffix(database, "-wal"), with_suffix(database, "-shm"));
     let read = || -> io::Result<bool> {
         let Some(index) = found(File::open(&index))? else { return Ok(true) };
@@ -118,37 +172,65 @@ impl Committed {
         }
     }
 
-    /// Each checksum covers everything before it.
-    fn follow(&self, mut wal: impl Read) -> io::Result<bool> {
+    fn follow(&self, wal: impl Read) -> io::Result<bool> {
+        let Some(mut frames) = Frames::begin(wal)? else { return Ok(false) };
+        if frames.salt[0] != self.salt[0] {
+            // After a power failure, the index may be older than the `-wal`: everything that it
+            // knows had been copied before the next `-wal` began.
+            return Ok(frames.salt[0].wrapping_sub(self.salt[0]) < u32::MAX / 2);
+        }
+        for _ in 0..self.frames {
+            if !frames.next()? {
+                return Ok(false);
+            }
+        }
+        Ok((frames.salt, frames.sum) == (self.salt, self.checksum))
+    }
+}
+
+/// Reads the pages in a `-wal`, each in a frame (SQLite's file format, §4.1).
+struct Frames<Wal> {
+    wal: Wal,
+    /// Reads a number as the checksums do.
+    number: fn(&[u8]) -> u32,
+    salt: [u32; 2],
+    /// The checksum of everything so far.
+    sum: [u32; 2],
+    /// The last one.
+    frame: Vec<u8>,
+}
+
+impl<Wal: Read> Frames<Wal> {
+    /// `None`: it does not begin as a `-wal` does.
+    fn begin(mut wal: Wal) -> io::Result<Option<Self>> {
         let mut header = [0; WAL_HEADER];
         wal.read_exact(&mut header)?;
         let number: fn(&[u8]) -> u32 = match big_endian(&header) {
             MAGIC_LITTLE => little_endian,
             MAGIC_BIG => big_endian,
-            _ => return Ok(false),
+            _ => return Ok(None),
         };
-        let mut sum = checksum([0; 2], &header[..24], number);
-        if sum != [big_endian(&header[24..]), big_endian(&header[28..])] {
-            return Ok(false);
+        let [page, salt, other_salt, first, second] =
+            [8, 16, 20, 24, 28].map(|at| big_endian(&header[at..]));
+        let sum = checksum([0; 2], &header[..24], number);
+        let page = usize::try_from(page).unwrap_or(usize::MAX);
+        if sum != [first, second] || !PAGES.contains(&page) {
+            return Ok(None);
         }
-        let salt = big_endian(&header[16..]);
-        if salt != self.salt[0] {
-            // After a power failure, the index may be older than the `-wal`: everything that it
-            // knows had been copied before the next `-wal` began.
-            return Ok(salt.wrapping_sub(self.salt[0]) < u32::MAX / 2);
-        }
-        let mut frame = vec![0; FRAME_HEADER + self.page];
-        for _ in 0..self.frames {
-            wal.read_exact(&mut frame)?;
-            sum = checksum(sum, &frame[..8], number);
-            sum = checksum(sum, &frame[FRAME_HEADER..], number);
-            let written = [16, 20].map(|at| big_endian(&frame[at..]));
-            let salt = [8, 12].map(|at| big_endian(&frame[at..]));
-            if (written, salt) != (sum, self.salt) {
-                return Ok(false);
-            }
-        }
-        Ok(sum == self.checksum)
+        let frame = vec![0; FRAME_HEADER + page];
+        Ok(Some(Self { wal, number, salt: [salt, other_salt], sum, frame }))
+    }
+
+    /// Reads the next one. `false`: what follows is older or damaged.
+    fn next(&mut self) -> io::Result<bool> {
+        self.wal.read_exact(&mut self.frame)?;
+        let frame = &self.frame;
+        // Each checksum covers everything before it.
+        self.sum = checksum(self.sum, &frame[..8], self.number);
+        self.sum = checksum(self.sum, &frame[FRAME_HEADER..], self.number);
+        let written = [16, 20].map(|at| big_endian(&frame[at..]));
+        let salt = [8, 12].map(|at| big_endian(&frame[at..]));
+        Ok((written, salt) == (self.sum, self.salt))
     }
 }
 
@@ -193,6 +275,12 @@ const INDEX_VERSION: u32 = 3_007_000;
 const WAL_HEADER: usize = 32;
 
 const FRAME_HEADER: usize = 24;
+
+/// How long a page may be in bytes.
+const PAGES: RangeInclusive<usize> = 512..=1 << 16;
+
+/// The page that begins with the header of the database.
+const HEADER_PAGE: u32 = 1;
 
 /// How a `-wal` begins, by the byte order of its checksums.
 const MAGIC_LITTLE: u32 = 0x377F_0682;
@@ -329,6 +417,81 @@ mod tests {
         Store::open(&settings).await.unwrap().close().await;
     }
 
+    /// SQLite would make a mixture of both.
+    #[tokio::test]
+    async fn an_older_copy_next_to_a_newer_wal_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = test_settings(folder.path());
+        let database = settings.database.file().unwrap().to_owned();
+        let store = Store::open(&settings).await.unwrap();
+        let restart = async || {
+            store.connections.writer().execute("PRAGMA wal_checkpoint(RESTART)").await.unwrap();
+        };
+        store.revoke(&[revocation("a")]).await.unwrap();
+        restart().await;
+        let older = fs::read(&database).unwrap();
+        store.revoke(&[revocation("b")]).await.unwrap();
+        restart().await;
+        store.revoke(&[revocation("c")]).await.unwrap();
+        let newest = fs::read(&database).unwrap();
+        let index = fs::read(with_suffix(&database, "-shm")).unwrap();
+        let left = folder.path().join("left");
+        fs::create_dir(&left).unwrap();
+        let settings = test_settings(&left);
+        let killed = settings.database.file().unwrap().to_owned();
+        fs::copy(with_suffix(&database, "-wal"), with_suffix(&killed, "-wal")).unwrap();
+        fs::write(&killed, &older).unwrap();
+        for has_index in [true, false] {
+            if has_index {
+                fs::write(with_suffix(&killed, "-shm"), &index).unwrap();
+            } else {
+                fs::remove_file(with_suffix(&killed, "-shm")).unwrap();
+            }
+            for error in [
+                Store::open(&settings).await.unwrap_err(),
+                Store::open_read_only(&settings).await.unwrap_err(),
+            ] {
+                let error = error.to_string();
+                assert!(
+                    error.contains("is older than what the file")
+                        && error.contains("-wal continues"),
+                    "{error}"
+                );
+            }
+            assert!(fs::read(&killed).unwrap() == older, "it is unchanged");
+        }
+        fs::write(&killed, newest).unwrap();
+        let right = Store::open(&settings).await.unwrap();
+        assert_eq!(right.revocations_after(0).await.unwrap().len(), 3);
+        right.close().await;
+
+        // While it is in use, what is in memory stays out of it.
+        fs::write(&database, &older).unwrap();
+        store.close().await;
+        drop(store);
+        assert!(fs::read(&database).unwrap() == older && with_suffix(&database, "-wal").exists());
+    }
+
+    /// Whatever was copied since the `-wal` began, all of it is still in there.
+    #[tokio::test]
+    async fn a_copy_that_is_as_old_as_the_wal_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let (settings, database) = killed(folder.path()).await;
+        let begun = fs::read(&database).unwrap();
+        let store = Store::open(&settings).await.unwrap();
+        store.connections.writer().execute("PRAGMA wal_checkpoint(PASSIVE)").await.unwrap();
+        let left = folder.path().join("again");
+        fs::create_dir(&left).unwrap();
+        let settings = test_settings(&left);
+        let again = settings.database.file().unwrap().to_owned();
+        fs::copy(with_suffix(&database, "-wal"), with_suffix(&again, "-wal")).unwrap();
+        fs::write(&again, begun).unwrap();
+        let taken = Store::open(&settings).await.unwrap();
+        assert_eq!(taken.revocations_after(0).await.unwrap().len(), 3);
+        taken.close().await;
+        store.close().await;
+    }
+
     fn flip(file: &Path, at: u64) {
         let file = fs::OpenOptions::new().read(true).write(true).open(file).unwrap();
         let mut byte = [0];
@@ -354,7 +517,7 @@ mod tests {
             fs::copy(with_suffix(&database, suffix), with_suffix(&newer, suffix)).unwrap();
         }
         fs::write(with_suffix(&newer, "-shm"), old).unwrap();
-        check_complete(&newer).unwrap();
+        check(&newer).unwrap();
         other.close().await.unwrap();
         store.close().await;
     }

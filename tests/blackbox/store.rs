@@ -1,6 +1,7 @@
 //! A store that cannot be written: nothing is acknowledged, and nothing is lost.
 
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor};
@@ -195,11 +196,18 @@ async fn an_older_copy_written_over_the_database_acknowledges_nothing() {
     gateway.register("carl@example.com").await;
     run(&gateway, &["PRAGMA wal_checkpoint(TRUNCATE)"]).await;
     assert!(gateway.admin("/readyz").await.json()["problems"]["store"].is_null());
-    std::fs::write(&database, older).unwrap();
+    overwrite(&database, &older);
     is_overwritten(&gateway).await;
     // It does not count as intact because a part of it is newer again.
     run(&gateway, &["PRAGMA user_version = 1000", "PRAGMA wal_checkpoint(TRUNCATE)"]).await;
     is_overwritten(&gateway).await;
+}
+
+/// At once: a reader that finds the file empty in between reports other damage.
+fn overwrite(file: &Path, content: &[u8]) {
+    let file = std::fs::OpenOptions::new().write(true).open(file).unwrap();
+    file.write_all_at(content, 0).unwrap();
+    file.set_len(content.len() as u64).unwrap();
 }
 
 async fn is_overwritten(gateway: &Gateway) {
@@ -217,6 +225,46 @@ async fn an_older_copy_restored_into_the_database_acknowledges_nothing() {
     gateway.register("carl@example.com").await;
     run(&gateway, &["PRAGMA user_version = 1"]).await;
     is_overwritten(&gateway).await;
+}
+
+/// Neither the end of the gateway nor the next start makes a mixture of the copy and the `-wal`.
+#[tokio::test]
+async fn an_older_copy_next_to_the_wal_is_refused_at_the_next_start() {
+    for is_killed in [true, false] {
+        let mut gateway = Gateway::start(&open("")).await;
+        gateway.register("ann@example.com").await;
+        run(&gateway, &["PRAGMA wal_checkpoint(TRUNCATE)"]).await;
+        let database = gateway.path("portcullis.db");
+        let older = std::fs::read(&database).unwrap();
+        gateway.register("carl@example.com").await;
+        let ended = gateway.login("ann@example.com").await;
+        let logout = json!({ "refresh_token": ended.refresh });
+        assert_eq!(gateway.post("/auth/logout", &logout).send().await.status, 204);
+        run(&gateway, &["PRAGMA wal_checkpoint(TRUNCATE)"]).await;
+        gateway.login("carl@example.com").await;
+        let newest = std::fs::read(&database).unwrap();
+        overwrite(&database, &older);
+        if is_killed {
+            gateway.signal("KILL");
+        } else {
+            is_overwritten(&gateway).await;
+            gateway.signal("TERM");
+            gateway.signal("TERM");
+        }
+        gateway.exited().await;
+        for command in [&["run"][..], &["user", "list"], &["user", "disable", "ann@example.com"]] {
+            let (code, output, error) = gateway.command(command).await;
+            assert!(
+                code == 1 && error.contains("portcullis.db-wal continues"),
+                "{is_killed} {command:?}: {code} {output}{error}"
+            );
+        }
+        assert!(std::fs::read(&database).unwrap() == older, "it is unchanged");
+        std::fs::write(&database, newest).unwrap();
+        gateway.kill_and_restart().await;
+        assert_eq!(gateway.reaches(&ended.access).await, 401);
+        gateway.login("carl@example.com").await;
+    }
 }
 
 /// Processes that use a database see the writes of others through this file.
