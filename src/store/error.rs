@@ -143,8 +143,8 @@ pub enum StoreError {
         /// The database file.
         path: PathBuf,
     },
-    /// A gateway uses a different database from the one that a command has opened.
-    #[error("a running gateway has a different file open than the one that is now at {}, or another `-wal` or `-shm` next to it, so it would not see the change; restart the gateway, and try again", path.display())]
+    /// A gateway uses a different database from the one that a command has opened, or has lost its own.
+    #[error("a running gateway has a different file open than the one that is now at {}, or another `-wal`, `-shm` or `-lock` next to it, or what it had open was overwritten, so it would not see the change; see its `/readyz`, restart it, and try again", path.display())]
     DifferentDatabase {
         /// The database file.
         path: PathBuf,

@@ -77,8 +77,11 @@ impl DatabaseFiles {
     }
 
     /// The name that gateways and commands use for the database while they have the same one open.
-    /// Another copy of it has another name.
+    /// Another copy of it has another name, and so has what is lost.
     pub(super) fn name(&self) -> String {
+        if self.spoiled.get().is_some() || self.is_truncated.load(Ordering::Relaxed) {
+            return format!("{}/lost", self.id);
+        }
         let inodes = self.files.iter().map(|(_, file)| file.inode);
         format!("{}/{}", self.id, joined(inodes))
     }

@@ -3,16 +3,21 @@
 //!
 //! A command that revokes ends when every running gateway rejects what was revoked, and one that
 //! makes a signing key ends when every running gateway has it. With PostgreSQL, each gateway has a
-//! row ([`Replica`]). With SQLite, each has a file next to the database, which holds the numbers of the last revocation and signing key that the gateway has
-//! read, and is locked as long as the gateway runs: the system releases the lock when the process
-//! ends, however it ends. So nothing is written while nothing is revoked, a gateway that was killed
-//! can be distinguished from a slow one, and no command waits if no gateway runs.
+//! row ([`Replica`]). With SQLite, each has a file next to the database, which holds the numbers of the
+//! last revocation and signing key that the gateway has read, and the name of the database that it
+//! has open. The file is locked as long as the gateway runs: the system releases the lock when the
+//! process ends, however it ends. So nothing is written while nothing is revoked, a gateway that was
+//! killed can be distinguished from a slow one, and no command waits if no gateway runs.
+//!
+//! A gateway whose database was overwritten reads nothing more, and its numbers may be those that the
+//! older copy is about to give again. So it takes the name of its database back, and no command
+//! writes.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -37,10 +42,19 @@ enum Kind {
 /// The file of a gateway.
 #[derive(Debug)]
 struct PresenceFile {
+    store: Store,
+    announced: Mutex<Announced>,
+}
+
+/// The file, and what it says.
+#[derive(Debug)]
+struct Announced {
     path: PathBuf,
     file: File,
-    /// What the file says, indexed by [`Feed`].
-    reported: [AtomicI64; 2],
+    /// The name of the database.
+    name: String,
+    /// What was read, indexed by [`Feed`].
+    read: [i64; 2],
 }
 
 /// What a gateway reads from the store while it runs, and what commands wait for.
@@ -88,13 +102,29 @@ impl Presence {
 
 impl PresenceFile {
     fn announce(store: &Store, database: &Path) -> Result<Self, StoreError> {
-        let name = own_name(store);
         let own = |source| StoreError::Open { path: database.to_owned(), source };
         let database = database.canonicalize().map_err(own)?;
+        let announced = Announced::new(&database, &own_name(store))?;
+        Ok(Self { store: store.clone(), announced: Mutex::new(announced) })
+    }
+
+    fn report_read(&self, feed: Feed, last: i64) {
+        let mut announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = announced
+            .write_name(own_name(&self.store))
+            .and_then(|()| announced.write_read(feed, last));
+        if let Err(error) = written {
+            tracing::debug!(cause = %error, "cannot report to commands what this gateway has read");
+        }
+    }
+}
+
+impl Announced {
+    fn new(database: &Path, name: &str) -> Result<Self, StoreError> {
         loop {
-            let path = prefixed(&database, &Uuid::new_v4().to_string());
-            match Self::at(&path, &name) {
-                Ok(Some(presence)) => return Ok(presence),
+            let path = prefixed(database, &Uuid::new_v4().to_string());
+            match Self::at(&path, name) {
+                Ok(Some(announced)) => return Ok(announced),
                 // Before the file was locked, a command took it for that of a process that has
                 // ended.
                 Ok(None) => {}
@@ -107,30 +137,40 @@ impl PresenceFile {
         let file =
             OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
         file.lock()?;
-        file.write_all_at(format!("{name}\n").as_bytes(), NAME_AT)?;
-        let is_there = fs::metadata(path)
-            .is_ok_and(|there| file.metadata().is_ok_and(|file| file.ino() == there.ino()));
-        let reported = [AtomicI64::new(-1), AtomicI64::new(-1)];
-        Ok(is_there.then(|| Self { path: path.to_owned(), file, reported }))
+        let path = path.to_owned();
+        let mut announced = Self { path, file, name: String::new(), read: [-1, -1] };
+        announced.write_name(name.to_owned())?;
+        Ok(announced.is_there().then_some(announced))
     }
 
-    fn report_read(&self, feed: Feed, last: i64) {
-        let reported = &self.reported[feed as usize];
-        if reported.load(Ordering::Relaxed) == last {
-            return;
+    fn is_there(&self) -> bool {
+        let there = fs::metadata(&self.path);
+        there.is_ok_and(|there| self.file.metadata().is_ok_and(|file| file.ino() == there.ino()))
+    }
+
+    fn write_name(&mut self, name: String) -> io::Result<()> {
+        if self.name != name {
+            let line = format!("{name}\n");
+            self.file.write_all_at(line.as_bytes(), NAME_AT)?;
+            // Nothing stays of a longer one.
+            self.file.set_len(NAME_AT + line.len() as u64)?;
+            self.name = name;
         }
-        // Twice, so that a reader notices when it has read only half of it.
-        let line = format!("{last:020} {last:020}\n");
-        match self.file.write_all_at(line.as_bytes(), feed.offset()) {
-            Ok(()) => reported.store(last, Ordering::Relaxed),
-            Err(error) => {
-                tracing::debug!(cause = %error, "cannot report to commands what this gateway has read");
-            }
+        Ok(())
+    }
+
+    fn write_read(&mut self, feed: Feed, last: i64) -> io::Result<()> {
+        if self.read[feed as usize] != last {
+            // Twice, so that a reader notices when it has read only half of it.
+            let line = format!("{last:020} {last:020}\n");
+            self.file.write_all_at(line.as_bytes(), feed.offset())?;
+            self.read[feed as usize] = last;
         }
+        Ok(())
     }
 }
 
-impl Drop for PresenceFile {
+impl Drop for Announced {
     fn drop(&mut self) {
         // If it stays, the next command removes it.
         let _ = fs::remove_file(&self.path);
@@ -358,7 +398,8 @@ mod tests {
         assert_eq!(revocations_behind(database, 2).unwrap(), 0);
         assert!(!killed.exists() && files(folder.path()) == 1);
         // A half-written line does not count.
-        two.file.write_all_at(b"00000000000000000003", 0).unwrap();
+        let half = b"00000000000000000003";
+        two.announced.lock().unwrap().file.write_all_at(half, 0).unwrap();
         assert_eq!(revocations_behind(database, 2).unwrap(), 1);
         // Under another name, it is the same database.
         let link = folder.path().join("link.db");
@@ -398,6 +439,27 @@ mod tests {
             renewed.wait_for_gateways(&settings).await,
             Err(StoreError::DifferentDatabase { .. })
         ));
+    }
+
+    /// It may know numbers that an older copy gives again.
+    #[tokio::test]
+    async fn a_gateway_that_has_lost_its_database_keeps_commands_from_writing() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(folder.path());
+        let store = Store::open(&settings).await.unwrap();
+        let command = Store::open(&settings).await.unwrap();
+        let gateway = PresenceFile::announce(&store, file(&settings)).unwrap();
+        gateway.report_read(Feed::Revocations, 3);
+        Store::check_gateways(&settings).unwrap();
+        assert_eq!(command.wait_for_gateways(&settings).await.unwrap(), 0);
+        store.connections.identity().unwrap().record_damage();
+        gateway.report_read(Feed::Revocations, 3);
+        for error in [
+            Store::check_gateways(&settings).unwrap_err(),
+            command.wait_for_gateways(&settings).await.unwrap_err(),
+        ] {
+            assert!(error.to_string().contains("what it had open was overwritten"), "{error}");
+        }
     }
 
     #[tokio::test]

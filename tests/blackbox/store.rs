@@ -1,7 +1,7 @@
 //! A store that cannot be written: nothing is acknowledged, and nothing is lost.
 
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor};
@@ -265,6 +265,45 @@ async fn an_older_copy_next_to_the_wal_is_refused_at_the_next_start() {
         assert_eq!(gateway.reaches(&ended.access).await, 401);
         gateway.login("carl@example.com").await;
     }
+}
+
+/// What the command writes gets a number that the gateway has read before.
+#[tokio::test]
+async fn no_command_writes_beside_a_gateway_whose_database_was_overwritten() {
+    let gateway = Gateway::start(&open("")).await;
+    let id = gateway.register("ann@example.com").await["id"].as_str().unwrap().to_owned();
+    run(&gateway, &["PRAGMA wal_checkpoint(TRUNCATE)"]).await;
+    let older = std::fs::read(gateway.path("portcullis.db")).unwrap();
+    for _ in 0..3 {
+        let logout = json!({ "refresh_token": gateway.login("ann@example.com").await.refresh });
+        assert_eq!(gateway.post("/auth/logout", &logout).send().await.status, 204);
+    }
+    run(&gateway, &["PRAGMA wal_checkpoint(TRUNCATE)"]).await;
+    overwrite(&gateway.path("portcullis.db"), &older);
+    // Nothing else tells that the copy is older.
+    std::fs::write(gateway.path("portcullis.db-lock"), "").unwrap();
+    is_overwritten(&gateway).await;
+    within(async {
+        while !std::fs::read_to_string(presence(&gateway)).unwrap().ends_with("/lost\n") {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    for command in [&["revoke", "--subject", &id][..], &["user", "disable", "ann@example.com"]] {
+        let (code, output, error) = gateway.command(command).await;
+        assert!(
+            code == 1 && output.is_empty() && error.contains("what it had open was overwritten"),
+            "{command:?}: {code} {output}{error}"
+        );
+        assert!(!error.contains("it is done"), "{error}");
+    }
+}
+
+/// The file through which commands know the gateway.
+fn presence(gateway: &Gateway) -> PathBuf {
+    let files = std::fs::read_dir(gateway.path("")).unwrap();
+    let mut paths = files.map(|file| file.unwrap().path());
+    paths.find(|path| path.to_str().unwrap().contains("portcullis.db-gateway-")).unwrap()
 }
 
 /// Processes that use a database see the writes of others through this file.
