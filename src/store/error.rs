@@ -1,7 +1,7 @@
 //! Why the store cannot be used, and what to do about it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use rustix::io::Errno;
@@ -118,7 +118,7 @@ pub enum StoreError {
     #[error("the database failed: {0}{advice}", advice = advice(.0))]
     Database(#[from] sqlx::Error),
     /// The file is no longer the one that was opened.
-    #[error("the file {} was {how} while it was in use, so new writes would be lost; stop the gateway, restore the database, and start the gateway again", path.display())]
+    #[error("the file {} was {how} while it was in use, so new writes would be lost; stop the gateway, {}, and start the gateway again", path.display(), remedy_of_loss(path))]
     Lost {
         /// The file.
         path: PathBuf,
@@ -227,6 +227,15 @@ fn advice_on(error: &MigrateError) -> &'static str {
     match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => advice(error),
         _ => "",
+    }
+}
+
+/// What to do about a file that was lost while it was in use.
+fn remedy_of_loss(path: &Path) -> &'static str {
+    if path.as_os_str().as_encoded_bytes().ends_with(b"-lock") {
+        "put the file back or leave it out"
+    } else {
+        "restore the database"
     }
 }
 

@@ -99,7 +99,7 @@ impl DatabaseFiles {
         for (path, opened) in &self.files {
             match FileId::read(path) {
                 Ok((file, _)) if file != *opened => return lost(path, "replaced"),
-                // The other two are sometimes empty.
+                // The others are sometimes empty.
                 Ok((_, 0)) if path == &self.files[0].0 => return lost(path, "emptied"),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -108,7 +108,7 @@ impl DatabaseFiles {
                 Err(source) => return Err(StoreError::Open { path: path.clone(), source }),
             }
         }
-        let [(database, _), (log, _), _] = &self.files[..] else { return Ok(()) };
+        let [(database, _), (log, _), ..] = &self.files[..] else { return Ok(()) };
         if self.is_truncated.load(Ordering::Relaxed) {
             return lost(database, "truncated");
         }
@@ -230,10 +230,10 @@ pub(super) fn is_before(number: i32, other: i32) -> bool {
 /// Where the number is in a database (SQLite's file format, §1.3).
 pub(super) const NUMBER_AT: usize = 60;
 
-/// The database, and the files through which its users share what is not in it yet. SQLite makes
-/// the others anew where they are missing, and then two users do not see what the other one writes.
-fn files(database: &Path) -> [PathBuf; 3] {
-    [database.to_owned(), with_suffix(database, "-wal"), with_suffix(database, "-shm")]
+/// The database, and the files through which its users share what is not in it yet. The others are
+/// made anew where they are missing, and then two users do not see what the other one writes.
+fn files(database: &Path) -> [PathBuf; 4] {
+    ["", "-wal", "-shm", "-lock"].map(|suffix| with_suffix(database, suffix))
 }
 
 fn joined(inodes: impl Iterator<Item = u64>) -> String {

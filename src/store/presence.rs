@@ -43,6 +43,7 @@ enum Kind {
 #[derive(Debug)]
 struct PresenceFile {
     store: Store,
+    database: PathBuf,
     announced: Mutex<Announced>,
 }
 
@@ -104,31 +105,42 @@ impl PresenceFile {
     fn announce(store: &Store, database: &Path) -> Result<Self, StoreError> {
         let own = |source| StoreError::Open { path: database.to_owned(), source };
         let database = database.canonicalize().map_err(own)?;
-        let announced = Announced::new(&database, &own_name(store))?;
-        Ok(Self { store: store.clone(), announced: Mutex::new(announced) })
+        let failed = |source| StoreError::Open { path: prefixed(&database, "…"), source };
+        let announced = Announced::new(&database, &own_name(store)).map_err(failed)?;
+        Ok(Self { store: store.clone(), database, announced: Mutex::new(announced) })
     }
 
     fn report_read(&self, feed: Feed, last: i64) {
         let mut announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = announced
-            .write_name(own_name(&self.store))
-            .and_then(|()| announced.write_read(feed, last));
-        if let Err(error) = written {
+        if let Err(error) = self.try_report(&mut announced, feed, last) {
             tracing::debug!(cause = %error, "cannot report to commands what this gateway has read");
         }
+    }
+
+    fn try_report(&self, announced: &mut Announced, feed: Feed, last: i64) -> io::Result<()> {
+        let name = own_name(&self.store);
+        if !announced.is_there() {
+            let again = Announced::new(&self.database, &name)?;
+            tracing::warn!(file = %announced.path.display(), "the file through which commands wait for this gateway was deleted while it was in use; it is made again, but a command may have ended before this gateway knew of it");
+            let known = announced.read;
+            *announced = again;
+            for feed in [Feed::Revocations, Feed::SigningKeys] {
+                announced.write_read(feed, known[feed as usize])?;
+            }
+        }
+        announced.write_name(name)?;
+        announced.write_read(feed, last)
     }
 }
 
 impl Announced {
-    fn new(database: &Path, name: &str) -> Result<Self, StoreError> {
+    fn new(database: &Path, name: &str) -> io::Result<Self> {
         loop {
             let path = prefixed(database, &Uuid::new_v4().to_string());
-            match Self::at(&path, name) {
-                Ok(Some(announced)) => return Ok(announced),
-                // Before the file was locked, a command took it for that of a process that has
-                // ended.
-                Ok(None) => {}
-                Err(source) => return Err(StoreError::Open { path, source }),
+            // Before the file was locked, a command may have taken it for that of a process that has
+            // ended.
+            if let Some(announced) = Self::at(&path, name)? {
+                return Ok(announced);
             }
         }
     }
@@ -439,6 +451,25 @@ mod tests {
             renewed.wait_for_gateways(&settings).await,
             Err(StoreError::DifferentDatabase { .. })
         ));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_deleted_is_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(folder.path());
+        let store = Store::open(&settings).await.unwrap();
+        let gateway = PresenceFile::announce(&store, file(&settings)).unwrap();
+        gateway.report_read(Feed::SigningKeys, 1);
+        fs::remove_file(&gateway.announced.lock().unwrap().path).unwrap();
+        gateway.report_read(Feed::Revocations, 2);
+        for (written, late) in [([2, 1], 0), ([3, 1], 1), ([2, 2], 1)] {
+            let written = [(Feed::Revocations, written[0]), (Feed::SigningKeys, written[1])];
+            let own = own_name(&store);
+            let behind = behind(file(&settings), &written, |name| name == own);
+            assert_eq!(behind.unwrap(), Some(late), "{written:?}");
+        }
+        drop(gateway);
+        assert_eq!(files(folder.path()), 0);
     }
 
     /// It may know numbers that an older copy gives again.

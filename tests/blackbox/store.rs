@@ -306,21 +306,46 @@ fn presence(gateway: &Gateway) -> PathBuf {
     paths.find(|path| path.to_str().unwrap().contains("portcullis.db-gateway-")).unwrap()
 }
 
-/// Processes that use a database see the writes of others through this file.
+/// Processes that use a database see the writes of others through the first of these files, and the
+/// next start learns of them through the other one.
 #[tokio::test]
 async fn a_revocation_that_a_gateway_cannot_read_fails() {
+    for suffix in ["-shm", "-lock"] {
+        let gateway = Gateway::start(&open("")).await;
+        let id = gateway.register("ann@example.com").await["id"].as_str().unwrap().to_owned();
+        let file = gateway.path(&format!("portcullis.db{suffix}"));
+        std::fs::remove_file(&file).unwrap();
+        let (code, output, error) = gateway.command(&["revoke", "--subject", &id]).await;
+        assert!(
+            code == 1 && output.is_empty() && error.contains("has a different file open"),
+            "{output}{error}"
+        );
+        assert!(!file.exists(), "it was not created again");
+        let answer = gateway.admin("/readyz").await.json();
+        let problem = answer["problems"]["store"].as_str().unwrap_or_default();
+        assert!(problem.contains(&format!("{suffix} was deleted")), "{answer}");
+        register(&gateway, "bob@example.com").await.is(503, "store_unavailable");
+    }
+}
+
+/// Without it, a command would take the gateway for one that has ended.
+#[tokio::test]
+async fn commands_wait_for_a_gateway_whose_file_was_deleted() {
     let gateway = Gateway::start(&open("")).await;
-    let id = gateway.register("ann@example.com").await["id"].as_str().unwrap().to_owned();
-    std::fs::remove_file(gateway.path("portcullis.db-shm")).unwrap();
-    let (code, output, error) = gateway.command(&["revoke", "--subject", &id]).await;
-    assert!(
-        code == 1 && output.is_empty() && error.contains("has a different file open"),
-        "{output}{error}"
-    );
-    assert!(!gateway.path("portcullis.db-shm").exists(), "it was not created again");
-    let answer = gateway.admin("/readyz").await.json();
-    let problem = answer["problems"]["store"].as_str().unwrap_or_default();
-    assert!(problem.contains("-shm was deleted"), "{answer}");
+    gateway.register("ann@example.com").await;
+    let deleted = presence(&gateway);
+    std::fs::remove_file(&deleted).unwrap();
+    let warns = |line: &Value| line["file"] == deleted.to_str().unwrap();
+    let line = gateway.log().until("it is noticed", warns).await;
+    assert_eq!(line["level"], "warn", "{line}");
+    let (code, status, error) = gateway.command(&["store", "status"]).await;
+    assert!(code == 0 && status.contains("1 running"), "{status}{error}");
+    for _ in 0..5 {
+        let tokens = gateway.login("ann@example.com").await;
+        let (code, _, error) = gateway.command(&["user", "end-sessions", "ann@example.com"]).await;
+        assert_eq!(code, 0, "{error}");
+        assert_eq!(gateway.reaches(&tokens.access).await, 401);
+    }
 }
 
 /// A write to a damaged database may be lost.
