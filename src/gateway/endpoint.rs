@@ -153,13 +153,11 @@ impl Gateway {
             return Ok(());
         }
         let own = route.limit.as_ref();
-        let by_address = identity.budgets().by_address(budget, client, own.map(|own| &**own));
-        if let Some((limit, taken)) = by_address {
-            self.count_built_in(&limit, taken, exchange)?;
-        }
-        if let Some((limit, taken)) =
-            caller.and_then(|caller| identity.budgets().by_caller(budget, caller))
-        {
+        let budgets = identity.budgets();
+        let counted = caller
+            .and_then(|caller| budgets.by_caller(budget, caller))
+            .or_else(|| budgets.by_address(budget, client, own.map(|own| &**own)));
+        if let Some((limit, taken)) = counted {
             self.count_built_in(&limit, taken, exchange)?;
         }
         let Some(account) = account else { return Ok(()) };

@@ -82,8 +82,8 @@ impl Budgets {
         (&self.guesses, self.guesses.take_client(client))
     }
 
-    /// Counts a request of a caller, whatever addresses it comes from. `None`: it is not counted by
-    /// caller.
+    /// Counts a request of a caller, whatever addresses it comes from, instead of its address:
+    /// neighbours must not keep somebody from logging out. `None`: it is not counted by caller.
     pub fn by_caller(
         &self,
         budget: Budget,

@@ -133,8 +133,8 @@ pub enum Budget {
     Register,
     /// Refreshes by `POST /refresh`.
     Refresh,
-    /// Logouts, and sessions and personal access tokens that are ended. They also count for the
-    /// caller, if there is one.
+    /// Logouts, and sessions and personal access tokens that are ended. They count for the caller, if
+    /// there is one.
     Logout,
     /// Requests for mail.
     Mail,

@@ -529,6 +529,9 @@ async fn logouts_are_limited_by_address_and_by_caller() {
         async |number: usize| end(if number % 2 == 0 { &ann } else { &other }, number).await == 429;
     assert_eq!(refused_after(refused).await, 60);
     assert_eq!(end(&bob, 0).await, 404);
+    // Neighbours keep no caller from it.
+    let request = gateway.request("DELETE", "/auth/sessions/x").bearer(&bob.access);
+    assert_eq!(request.header("X-Forwarded-For", "198.51.100.1").send().await.status, 404);
     let logouts = ["limit=\"identity-logout\""];
     let counted = gateway.metric_value("portcullis_rate_limited_total", &logouts).await;
     assert_eq!(counted, Some(2.0));
