@@ -297,7 +297,7 @@ impl Upstream {
                 return Err(UpstreamFailure::NotHttp2);
             }
             let lost = Lost::by(error.error());
-            if lost == Some(Lost::Connection) {
+            if matches!(lost, Some(Lost::Connection | Lost::Farewell)) {
                 http2.forget(&stream);
             }
             request = match (error.take_message(), again) {

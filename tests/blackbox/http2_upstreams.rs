@@ -107,16 +107,17 @@ async fn a_refused_request_without_a_body_is_sent_again() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gateway = Gateway::start(&config_for(&listener)).await;
     let application = tokio::spawn(async move {
-        let mut shared = accept(&listener, &[]).await;
-        for _ in 0..2 {
-            let request = next_request(&mut shared).await;
-            let refused = frame(RST_STREAM, 0, request, &REFUSED_STREAM.to_be_bytes());
-            shared.write_all(&refused).await.unwrap();
-        }
+        let mut refusing = accept(&listener, &[]).await;
+        let request = next_request(&mut refusing).await;
+        let refused = frame(RST_STREAM, 0, request, &REFUSED_STREAM.to_be_bytes());
+        refusing.write_all(&refused).await.unwrap();
+        next_request(&mut refusing).await;
+        // Without an error, and no stream is the last one.
+        refusing.write_all(&frame(GOAWAY, 0, 0, &[0; 8])).await.unwrap();
         let mut own = accept(&listener, &[]).await;
         let request = next_request(&mut own).await;
         own.write_all(&frame(HEADERS, END, request, OK)).await.unwrap();
-        (shared, own)
+        (refusing, own)
     });
     let response = gateway.request("POST", "/").send().await;
     assert_eq!(response.status, 200, "{}", gateway.log().errors());

@@ -255,6 +255,8 @@ pub(super) fn translate(request: &mut Request<ClientBody>, scheme: &str) {
 pub(super) enum Lost {
     /// Its turn: the application refused it.
     Turn,
+    /// Its turn, and its connection: the application said goodbye before it (GOAWAY).
+    Farewell,
     /// Its connection.
     Connection,
 }
@@ -274,6 +276,8 @@ impl Lost {
             || cause.is_some_and(<dyn std::error::Error>::is::<io::Error>);
         match cause.and_then(|cause| cause.downcast_ref::<h2::Error>()) {
             _ if is_connection => Some(Self::Connection),
+            // h2 reports one that was received only for the streams after its last one.
+            Some(cause) if cause.is_go_away() && cause.is_remote() => Some(Self::Farewell),
             Some(cause) if cause.is_go_away() => Some(Self::Connection),
             Some(cause) if cause.reason() == Some(h2::Reason::REFUSED_STREAM) => Some(Self::Turn),
             _ => None,
