@@ -525,8 +525,9 @@ async fn logouts_are_limited_by_address_and_by_caller() {
         let request = gateway.request("DELETE", "/auth/sessions/x").bearer(&tokens.access);
         request.header("X-Forwarded-For", &format!("203.0.113.{number}")).send().await.status
     };
-    let refused =
-        async |number: usize| end(if number % 2 == 0 { &ann } else { &other }, number).await == 429;
+    let refused = async |number: usize| {
+        end(if number.is_multiple_of(2) { &ann } else { &other }, number).await == 429
+    };
     assert_eq!(refused_after(refused).await, 60);
     assert_eq!(end(&bob, 0).await, 404);
     // Neighbours keep no caller from it.
