@@ -1146,6 +1146,16 @@ fn the_service_may_lower_the_priority_of_its_threads() {
     assert!(is_allowed, "{unit}");
 }
 
+/// With a start each second, systemd's limit of five in ten seconds would end the service.
+#[test]
+fn the_service_is_started_again_until_it_runs() {
+    let unit = read("examples/systemd/portcullis.service");
+    let (head, service) = unit.split_once("\n[Service]\n").expect("a section");
+    // systemd ignores it in another section.
+    assert!(head.lines().any(|line| line == "StartLimitIntervalSec=0"), "{head}");
+    assert!(service.lines().any(|line| line == "RestartSec=1"), "{service}");
+}
+
 /// Docker gets only the files that `.dockerignore` allows: if a file that the build reads is
 /// missing there, every `docker build` fails.
 #[test]

@@ -149,6 +149,7 @@ enum Failure {
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
+            Self::Config(problems) if problems.may_pass() => 1,
             Self::Config(_) | Self::WrongKey(_) => EXIT_CONFIG,
             Self::Usage(_) => 2,
             Self::Process(_) | Self::Other(_) => 1,

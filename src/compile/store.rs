@@ -1,7 +1,7 @@
 //! `[store]`: the location of persistent data.
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::Spanned;
@@ -47,22 +47,7 @@ impl Compiler<'_> {
             && self.previous.is_none()
             && self.create != CreateFiles::No
         {
-            let has_key = file.exists();
-            first_start = FirstStart::unfinished(&file);
-            if !has_key && !is_in_use(database) {
-                // Where the marker cannot be created, the key cannot either, which is reported.
-                first_start = FirstStart::begin(&file).ok();
-            }
-            // The database is looked at last: another process may just have finished its first
-            // start.
-            if has_key
-                && first_start.is_none()
-                && self.create == CreateFiles::Yes
-                && !is_in_use(database)
-            {
-                self.database_is_lost(database, &file, key.span());
-                return None;
-            }
+            first_start = self.first_start(database, &file, key.span())?;
         }
         let key_file = key.get_ref().file(self.source.folder()).filter(|file| !file.exists());
         let key = self.read_secret(&key, Inline::Never);
@@ -78,6 +63,44 @@ impl Compiler<'_> {
         }
         let poll = poll.unwrap_or(DEFAULT_POLL);
         Some(Some(StoreSettings { database, key, made_key, first_start, poll }))
+    }
+
+    /// Whether this start makes the database and its key. Outer `None`: the database is lost, or it
+    /// is unknown whether it is there, which is reported.
+    #[expect(
+        clippy::option_option,
+        reason = "outer: a problem was found; inner: it is not the first start"
+    )]
+    fn first_start(
+        &mut self,
+        database: &Path,
+        key: &Path,
+        span: Range<usize>,
+    ) -> Option<Option<FirstStart>> {
+        if let Err(error) = database.try_exists() {
+            let message =
+                format!("the database `{}` cannot be looked at: {error}", database.display());
+            self.error(Problem::error(span, message).help(
+                "give the user that runs the gateway access to it, and to the folders above it",
+            ));
+            return None;
+        }
+        let has_key = key.exists();
+        let mut first_start = FirstStart::unfinished(key);
+        if !has_key && !is_in_use(database) {
+            // Where the marker cannot be created, the key cannot either, which is reported.
+            first_start = FirstStart::begin(key).ok();
+        }
+        // The database is looked at last: another process may just have finished its first start.
+        if has_key
+            && first_start.is_none()
+            && self.create == CreateFiles::Yes
+            && !is_in_use(database)
+        {
+            self.database_is_lost(database, key, span);
+            return None;
+        }
+        Some(first_start)
     }
 
     /// `[store] redis`. Outer `None`: a problem was found; inner: there is none.
@@ -121,7 +144,9 @@ impl Compiler<'_> {
     /// Whether the key of a database in use is missing, which is reported. A new key could not open
     /// the database, and a backup might keep that key instead.
     fn key_is_lost(&mut self, key: &Spanned<SecretRef>, database: Option<&Database>) -> bool {
-        let missing = key.get_ref().file(self.source.folder()).filter(|file| !file.exists());
+        // One in a folder that cannot be entered is reported when it is read.
+        let is_missing = |file: &PathBuf| file.try_exists().is_ok_and(|exists| !exists);
+        let missing = key.get_ref().file(self.source.folder()).filter(is_missing);
         let (Some(file), Some(database)) = (missing, database) else { return false };
         let is_in_use = match database {
             Database::File(path) => is_in_use(path),

@@ -29,6 +29,8 @@ pub struct Problem {
     label: Option<Box<str>>,
     /// Whether `check` reports it as an error although the file is used.
     pub fails_check: bool,
+    /// Whether it may be over at the next start, although the file is the same.
+    pub may_pass: bool,
 }
 
 /// The severity of a problem.
@@ -61,6 +63,7 @@ impl Problem {
             help: None,
             label: None,
             fails_check: false,
+            may_pass: false,
         }
     }
 
@@ -73,6 +76,12 @@ impl Problem {
     #[must_use]
     pub fn fails_check(self) -> Self {
         Self { fails_check: true, ..self }
+    }
+
+    /// Says that a later start may succeed with the same file.
+    #[must_use]
+    pub fn may_pass(self) -> Self {
+        Self { may_pass: true, ..self }
     }
 
     /// Sets the label next to the caret.
@@ -169,6 +178,12 @@ impl Problems {
     /// Whether any of them is an error.
     pub fn has_errors(&self) -> bool {
         self.list.iter().any(|problem| problem.severity == Severity::Error)
+    }
+
+    /// Whether a later start may succeed with the same file.
+    pub fn may_pass(&self) -> bool {
+        let mut errors = self.list.iter().filter(|problem| problem.severity == Severity::Error);
+        errors.all(|problem| problem.may_pass)
     }
 
     /// Draws them for a terminal, in the order of their places, with a count in the last line. Ends

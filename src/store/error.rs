@@ -12,10 +12,10 @@ use super::{SealError, postgres, with_suffix};
 /// Why the store cannot be used. `Display` says what to do if something can be done.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The file cannot be created or opened.
-    #[error("the database {} cannot be opened: {source}; {}", path.display(), remedy(source))]
+    /// The database or a file next to it cannot be created or opened.
+    #[error("the file {} cannot be opened or created: {source}; {}", path.display(), remedy(source))]
     Open {
-        /// The database file.
+        /// The file.
         path: PathBuf,
         /// The system's error.
         source: io::Error,

@@ -148,9 +148,10 @@ impl Announced {
     fn at(path: &Path, name: &str) -> io::Result<Option<Self>> {
         let file =
             OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
-        file.lock()?;
         let path = path.to_owned();
+        // If the disk is full, it is removed when this is dropped.
         let mut announced = Self { path, file, name: String::new(), read: [-1, -1] };
+        announced.file.lock()?;
         announced.write_name(name.to_owned())?;
         Ok(announced.is_there().then_some(announced))
     }

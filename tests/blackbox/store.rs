@@ -399,6 +399,27 @@ async fn a_missing_database_is_not_recreated_if_its_key_exists() {
     assert_eq!(accounts.trim(), "[]");
 }
 
+/// A link that leads to itself cannot be followed, even by root, which may run the tests.
+#[tokio::test]
+async fn a_database_that_cannot_be_looked_at_does_not_count_as_missing() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    gateway.signal("TERM");
+    gateway.signal("TERM");
+    gateway.exited().await;
+    let database = gateway.path("portcullis.db");
+    std::fs::rename(&database, gateway.path("away.db")).unwrap();
+    std::os::unix::fs::symlink("portcullis.db", &database).unwrap();
+    for command in [&["run"][..], &["user", "disable", "ann@example.com"]] {
+        let (code, _, error) = gateway.command(command).await;
+        assert_eq!(code, 78, "{error}");
+        assert!(
+            error.contains("portcullis.db` cannot be looked at") && !error.contains("--new-store"),
+            "{error}"
+        );
+    }
+}
+
 /// The clock was two days ahead during a login, and is correct now.
 #[tokio::test]
 async fn an_account_cut_off_ahead_of_the_clock_is_reported_and_can_be_fixed() {

@@ -389,10 +389,6 @@ fn random_secret(file: &Text) -> Result<SecretBytes, Problem> {
 /// Writes the file under a temporary name, then links it to its final name. A process that starts
 /// at the same time finds a complete file or none, and the first link wins.
 fn create_secret(path: &Path, file: &Text) -> Result<(), Problem> {
-    let failed = |error: &io::Error| {
-        Problem::error(file.span(), format!("`{}` cannot be created: {error}", path.display()))
-            .help("create the folder, give the user that runs the gateway write access to it, or create the file yourself")
-    };
     let secret = random_secret(file)?;
     let suffix = random_secret(file)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
@@ -411,8 +407,21 @@ fn create_secret(path: &Path, file: &Text) -> Result<(), Problem> {
     // The temporary file is no longer needed: failing to remove it does no harm.
     let _ = fs::remove_file(&draft);
     match linked {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed(&error)),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(not_created(path, file, &error))
+        }
         _ => Ok(()),
+    }
+}
+
+fn not_created(path: &Path, file: &Text, error: &io::Error) -> Problem {
+    let message = format!("`{}` cannot be created: {error}", path.display());
+    let problem = Problem::error(file.span(), message);
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            problem.help("the disk that holds it is full: free some space").may_pass()
+        }
+        _ => problem.help("create the folder, give the user that runs the gateway write access to it, or create the file yourself"),
     }
 }
 
@@ -436,6 +445,18 @@ mod tests {
         assert!(
             toml::from_str::<Holder>("one = \"x\"\nany = 1\nsecret = { emv = \"x\" }").is_err()
         );
+    }
+
+    /// With another exit code, systemd would not start the gateway again.
+    #[test]
+    fn a_full_disk_is_no_mistake_in_the_file() {
+        let file = Text::new(0..0, "portcullis.key".to_owned());
+        let problem = |kind: io::ErrorKind| not_created(Path::new("key"), &file, &kind.into());
+        let full = problem(io::ErrorKind::StorageFull);
+        assert!(full.may_pass && full.help.is_some_and(|help| help.contains("free some space")));
+        let forbidden = problem(io::ErrorKind::PermissionDenied);
+        assert!(!forbidden.may_pass);
+        assert!(forbidden.help.is_some_and(|help| help.contains("write access")));
     }
 
     #[test]
