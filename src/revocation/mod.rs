@@ -371,7 +371,7 @@ impl Revocations {
         if !lost.is_empty() {
             tracing::warn!(
                 revocations = lost.len(),
-                "the database had lost acknowledged revocations, as after a failover or a restore; they are written again"
+                "the database had lost acknowledged revocations, as after a failover or a restore; they are written again, but sessions that were ended and accounts that were disabled since may be back: run portcullis user end-sessions --all, and disable those accounts again"
             );
             write_rows(store, lost, &self.retention()).await?;
         }

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::accounts::{PASSWORD, Tokens, open};
 use crate::harness::postgres::PostgresServer;
@@ -116,6 +116,14 @@ async fn a_standby_without_the_last_second_takes_over() {
         }
     })
     .await;
+    let warns = |line: &Value| {
+        line["message"].as_str().is_some_and(|text| text.contains("user end-sessions --all"))
+    };
+    // The first one to notice it writes them.
+    tokio::select! {
+        _ = one.log().until("what may be back is named", warns) => {}
+        _ = other.log().until("what may be back is named", warns) => {}
+    }
     // The session itself goes on in the standby, but for its revocation.
     assert_eq!(other.refresh(&ended.refresh).await.status, 401);
     Tokens::of(&other.refresh(&kept.refresh).await);
