@@ -229,9 +229,10 @@ async fn acknowledged_writes_survive_a_kill() {
     live_through(250, 80, 4, 1).await;
 }
 
-/// 10,000 requests: `scripts/killed`.
+/// 10,000 requests: `scripts/killed`. More people than five could fail to log in at once, which their
+/// address may not.
 #[ignore = "takes minutes"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_writes_survive_ten_thousand_kills() {
-    live_through(10_000, 400, 8, 2).await;
+    live_through(10_000, 400, 4, 2).await;
 }
