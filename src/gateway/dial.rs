@@ -12,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::net::sockopt;
 use rustls::AlertDescription;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::task::JoinSet;
@@ -183,6 +184,27 @@ pub(super) async fn open_unix(path: &Path, patience: Duration) -> Result<UnixStr
     Ok(stream)
 }
 
+/// Has the system end a connection whose other end has been silent for too long and is gone.
+///
+/// HTTP/2 has PING for that, but servers of gRPC count them: to one that has sent no data in five
+/// minutes, the third is too many (`ENHANCE_YOUR_CALM`), and ends all streams of the connection.
+pub(super) fn notice_loss(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, SILENT_FOR)?;
+    sockopt::set_tcp_keepintvl(stream, SILENT_FOR / PROBES)?;
+    sockopt::set_tcp_keepcnt(stream, PROBES)?;
+    // What was sent must be acknowledged as fast.
+    let all = 2 * SILENT_FOR.as_millis();
+    Ok(sockopt::set_tcp_user_timeout(stream, u32::try_from(all).unwrap_or(u32::MAX))?)
+}
+
+/// How long a connection may be silent before the system asks whether the other end is there, and
+/// how long it asks.
+const SILENT_FOR: Duration = Duration::from_secs(20);
+
+/// How often it asks.
+const PROBES: u32 = 4;
+
 /// How long to wait before trying again while the queue of a socket is full: at first, and at most.
 const SHORTEST_DELAY: Duration = Duration::from_millis(2);
 const LONGEST_DELAY: Duration = Duration::from_millis(50);
@@ -264,6 +286,18 @@ mod tests {
             accepted = listener.accept() => drop(accepted.unwrap()),
         }
         connecting.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_system_notices_that_the_other_end_is_gone() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = open(listener.local_addr().unwrap()).await.unwrap();
+        notice_loss(&stream).unwrap();
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), SILENT_FOR);
+        let asking =
+            sockopt::tcp_keepintvl(&stream).unwrap() * sockopt::tcp_keepcnt(&stream).unwrap();
+        assert_eq!(asking, SILENT_FOR);
     }
 
     #[test]

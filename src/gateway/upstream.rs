@@ -454,6 +454,7 @@ impl Upstream {
     async fn connect_http2(&self) -> Result<http2::Connected, ConnectError> {
         let Application::Unix { path } = &self.settings.application else {
             let stream = self.dial().await?;
+            dial::notice_loss(&stream)?;
             let Some(Tls { http2, name, .. }) = &self.tls else {
                 return http2::Connected::new(stream).await;
             };

@@ -65,13 +65,19 @@ def grpc(application):
     for server_name, start_server in peers.items():
         server = start_server()
         port = server.ask(serve=True)["port"]
-        services = {"calls": {"url": f"http://127.0.0.1:{port}", "http2": True}, "away": {"url": "http://127.0.0.1:1", "http2": True}}
+        calls = {"url": f"http://127.0.0.1:{port}", "http2": True, "response_timeout": "3m"}
+        services = {"calls": calls, "away": {"url": "http://127.0.0.1:1", "http2": True}}
         with Gateway({"app": application.url, **services}, more=ROUTES) as gateway:
             for client_name, start_client in peers.items():
                 client = start_client()
                 run = f"client, a server of {server_name}"
                 yield count(f"{client_name} {versions[client_name]}", run, calls_of(client, gateway))
                 client.stop()
+            client = python()
+            # Servers end connections that are asked for signs of life too often meanwhile.
+            late = client.ask(call="Unary", address=f"127.0.0.1:{gateway.port}", messages=["sleep 100"], service="shop.Inventory", timeout=150)
+            yield count(f"{server_name} {versions[server_name]}", "server that is silent for 100 s", {"unary": late["code"] == 0})
+            client.stop()
         server.stop()
 
 

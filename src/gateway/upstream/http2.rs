@@ -12,7 +12,7 @@ use std::time::Duration;
 use http::uri::{Authority, Parts, Scheme};
 use http::{Request, Uri, header};
 use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 use tokio_util::io::InspectReader;
@@ -96,9 +96,8 @@ impl Http2 {
     }
 
     /// Decides what the timeout of a request says about its connection, on which bytes had arrived
-    /// this often when it began. One on which nothing arrives may be dead although new ones work,
-    /// and its ping takes longer to notice; one that permits no requests may be so for good. Neither
-    /// gets another request.
+    /// this often when it began. One on which nothing arrives may be dead although new ones work;
+    /// one that permits no requests may be so for good. Neither gets another request.
     pub(super) fn timed_out(&self, stream: &Stream, arrived: usize) -> UpstreamFailure {
         let permits_none = (stream.0.permitted)() == Some(0);
         if permits_none || stream.greeting().times() == arrived {
@@ -134,14 +133,11 @@ impl Connected {
         let io = WatchedSocket::new(io, SocketState::default());
         let io = InspectReader::new(io, move |bytes: &[u8]| noted.note(bytes));
         let (sender, connection) = Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
             .initial_max_send_streams(MAX_STREAMS)
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(ALL_WINDOWS)
             .max_send_buf_size(SEND_BUFFER)
-            .keep_alive_interval(PING)
-            .keep_alive_timeout(PING)
             .handshake(TokioIo::new(io))
             .await?;
         let connection = Arc::new(Mutex::new(Some(connection)));
@@ -267,8 +263,6 @@ impl Lost {
         let cause = error.source();
         let is_connection = error.is_closed()
             || error.is_canceled()
-            // A ping was not answered.
-            || error.is_timeout()
             // The request was waiting for its turn: hyper drops it with the connection. Its other
             // errors of this kind are about bodies, and what is repeated has none.
             || error.is_user()
@@ -297,6 +291,3 @@ const ALL_WINDOWS: u32 = WINDOW * 100;
 
 /// The maximum number of request bytes that are buffered per stream.
 const SEND_BUFFER: usize = 64 * 1024;
-
-/// How often to ask an application whether it is still there, and how long it may take to respond.
-const PING: Duration = Duration::from_secs(20);
