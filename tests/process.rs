@@ -3195,7 +3195,7 @@ fn a_database_that_must_not_be_written_is_named() {
         (output.code, output.err.as_str()),
         (
             1,
-            "error: the database ./portcullis.db cannot be opened: Permission denied (os error 13); allow the user that runs the gateway to write to it and to its folder\n"
+            "error: not revoked: the file ./portcullis.db cannot be opened or created: Permission denied (os error 13); allow the user that runs the gateway to write to it and to its folder\n"
         )
     );
 }
