@@ -35,7 +35,7 @@ pub struct Presence(Kind);
 
 #[derive(Debug)]
 enum Kind {
-    File(PresenceFile),
+    File(Box<PresenceFile>),
     Row(Box<Replica>),
 }
 
@@ -86,7 +86,7 @@ impl Presence {
     /// so that commands also wait for what is written in the meantime.
     pub async fn announce(store: &Store, settings: &StoreSettings) -> Result<Self, StoreError> {
         Ok(Self(match settings.database.file() {
-            Some(file) => Kind::File(PresenceFile::announce(store, file)?),
+            Some(file) => Kind::File(Box::new(PresenceFile::announce(store, file)?)),
             None => Kind::Row(Box::new(Replica::announce(store).await?)),
         }))
     }
