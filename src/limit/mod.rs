@@ -164,7 +164,7 @@ impl Limit {
     /// counts as the IPv4 address; other IPv6 addresses count by their prefix.
     pub fn take_client(&self, ip: IpAddr) -> Result<Cell, Exceeded> {
         let client = self.client(ip);
-        self.take(client, client, self.networks(ip))
+        self.take(client, client, self.networks(client))
     }
 
     /// Takes one cell for attempts by the client at `ip` on `account`, which must be in its
@@ -172,7 +172,7 @@ impl Limit {
     pub fn take_client_and_account(&self, ip: IpAddr, account: &str) -> Result<Cell, Exceeded> {
         let client = self.client(ip);
         let digest = digest(&[client.bytes(), account.as_bytes()]);
-        self.take(Key::Digest(digest), client, self.networks(ip).chain([(OF_GROUPS, client)]))
+        self.take(Key::Digest(digest), client, self.networks(client).chain([(OF_GROUPS, client)]))
     }
 
     /// Takes one cell for `account`, whoever tries it. The caller has counted the request by its
@@ -254,16 +254,14 @@ impl Limit {
         }
     }
 
-    /// The block and the network of an IPv6 address, if they contain more than one client.
-    fn networks(&self, ip: IpAddr) -> impl Iterator<Item = (u8, Key)> + use<> {
+    /// The block and the network of an IPv6 client, if they contain more than one client.
+    fn networks(&self, client: Key) -> impl Iterator<Item = (u8, Key)> + use<> {
         let prefix = self.settings.ipv6_prefix;
-        let ip = match ip.to_canonical() {
-            IpAddr::V6(ip) => Some(ip),
-            IpAddr::V4(_) => None,
-        };
-        let network = move |level, length| {
-            let ip = ip.filter(|_| prefix > length)?;
-            Some((level, Key::Network(masked(ip, length))))
+        let network = move |level, length| match client {
+            Key::V6(ip) if prefix > length => {
+                Some((level, Key::Network(masked(ip.into(), length))))
+            }
+            _ => None,
         };
         [network(OF_BLOCKS, BLOCK), network(OF_GROUPS, NETWORK)].into_iter().flatten()
     }
