@@ -108,11 +108,11 @@ impl Clock {
     }
 }
 
-/// The time of day, for deleting what is over: it cannot be restored once the clock is set right.
+/// The time of day by which expired rows are deleted.
 ///
-/// A machine may start with a clock that is years ahead, and set it right within minutes. So the time
-/// counts only if the clock has shown it for an hour, by the monotonic clock: it is the earliest time
-/// that was seen within the last hour, and there is none in the first hour of a process.
+/// A machine may start with a clock that is years ahead and correct it within minutes, but deleted
+/// rows do not come back. This is therefore the earliest time that the clock has shown in the last
+/// hour, measured by the monotonic clock. A process has none in its first hour.
 #[derive(Debug, Default)]
 pub struct SettledTime {
     /// By [`Clock::running`]: the last look that is an hour old, and those since.
@@ -141,7 +141,7 @@ thread_local! {
 /// How long an anchor is used.
 const ANCHOR_HOLDS: Duration = Duration::from_secs(1);
 
-/// For how long a clock must have shown a time before something is deleted by it.
+/// How long the clock must have run before rows are deleted by it.
 const SETTLES_IN: Duration = Duration::from_hours(1);
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;

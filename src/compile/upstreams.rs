@@ -37,16 +37,17 @@ impl Compiler<'_> {
             let upstream = match previous {
                 // An unchanged upstream keeps its connections.
                 Some(kept) if *kept.settings() == settings => Arc::clone(kept),
-                _ => match self.connector(name, written, &settings, own_key.as_ref()) {
-                    Some(tls) => {
-                        let upstream = Upstream::new(settings, tls, workers);
-                        Arc::new(match previous {
-                            Some(previous) => upstream.succeeding(previous),
-                            None => upstream,
-                        })
-                    }
-                    None => continue,
-                },
+                _ => {
+                    let Some(tls) = self.connector(name, written, &settings, own_key.as_ref())
+                    else {
+                        continue;
+                    };
+                    let upstream = Upstream::new(settings, tls, workers);
+                    Arc::new(match previous {
+                        Some(previous) => upstream.succeeding(previous),
+                        None => upstream,
+                    })
+                }
             };
             upstreams.insert(name.get_ref().clone(), upstream);
         }

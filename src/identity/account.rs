@@ -373,6 +373,13 @@ fn revocation(id: &str, policy: &Policy, now: u64) -> Revocation {
 }
 
 impl NewAccount {
+    /// An account without a password, for tests.
+    #[cfg(test)]
+    pub(super) fn verified(email: &str) -> Self {
+        let email = Email::parse(email).expect("a valid address");
+        Self { email, name: None, password: None, roles: Vec::new(), email_verified: true }
+    }
+
     pub(super) fn into_row(self, now: u64) -> AccountRow {
         AccountRow {
             id: Uuid::new_v4().to_string(),

@@ -102,14 +102,14 @@ impl Budgets {
     ) -> Option<(Arc<Limit>, Result<Cell, Exceeded>)> {
         match budget {
             Budget::Login | Budget::CurrentPassword if !account.is_empty() => {
-                Some((Arc::clone(&self.failures), self.failures.take_account(account)))
+                let (limit, taken) = self.guess_at(account);
+                Some((Arc::clone(limit), taken))
             }
             _ => None,
         }
     }
 
-    /// Counts a request as a failure of the account with this id, until it turns out to have
-    /// succeeded.
+    /// Counts a request as a failure of `account`, until it turns out to have succeeded.
     pub fn guess_at(&self, account: &str) -> (&Arc<Limit>, Result<Cell, Exceeded>) {
         (&self.failures, self.failures.take_account(account))
     }

@@ -347,13 +347,7 @@ mod tests {
         let identity =
             Identity::start((store, None), live, revocations, &policy, clock.clone(), metrics);
         let identity = identity.await.unwrap();
-        let new = NewAccount {
-            email: Email::parse("ann@example.com").unwrap(),
-            name: None,
-            password: None,
-            roles: Vec::new(),
-            email_verified: true,
-        };
+        let new = NewAccount::verified("ann@example.com");
         let account = identity.accounts.add(new, NOW).await.unwrap();
         let device = Device { address: [127, 0, 0, 1].into(), user_agent: String::new() };
         let began = Began { proof: LoginProof::default(), provider: None };

@@ -39,7 +39,7 @@ pub struct PersonalTokens {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seen {
-    /// It is no guess: wrong ones from the same address must not keep it from being looked up again.
+    /// It was valid, so it is no guess: the limit on guesses does not apply to it.
     Worked,
     /// Refused for good: a client that repeats it costs the store nothing. With the number of
     /// attempts.
@@ -233,8 +233,8 @@ impl PersonalTokens {
         self.store.personal_tokens_of(account).await
     }
 
-    /// Revokes a token of an account. When this returns, this process no longer accepts it. Whoever
-    /// repeats that does not occupy the store's only writer.
+    /// Revokes a token of an account. When this returns, this process no longer accepts it. Revoking
+    /// it again writes nothing.
     pub async fn revoke(
         &self,
         id: &str,

@@ -331,7 +331,6 @@ mod tests {
     use tokio::task::JoinSet;
 
     use super::*;
-    use crate::identity::Email;
     use crate::identity::account::{Accounts, NewAccount};
     use crate::store::test_settings;
 
@@ -390,13 +389,7 @@ mod tests {
     /// The second factors in a store, and an account that has one, with its secret.
     async fn enrolled(folder: &tempfile::TempDir) -> (Arc<SecondFactors>, String, Vec<u8>) {
         let store = Store::open(&test_settings(folder.path())).await.unwrap();
-        let new = NewAccount {
-            email: Email::parse("ann@example.com").unwrap(),
-            name: None,
-            password: None,
-            roles: Vec::new(),
-            email_verified: true,
-        };
+        let new = NewAccount::verified("ann@example.com");
         let id = Accounts::new(store.clone(), None).add(new, NOW.as_secs()).await.unwrap().id;
         let factors = SecondFactors::new(store.clone());
         factors.begin(&id, "site", "ann@example.com", NOW).await.unwrap();

@@ -31,8 +31,8 @@ pub struct Sessions {
     store: SessionStore,
     revocations: Arc<Revocations>,
     key: hmac::Key,
-    /// The tokens, by session, whose use the store did not acknowledge. They may be used up although
-    /// nobody received the successor.
+    /// For each session, the counter of the token whose use the store did not acknowledge. The store
+    /// may have used it up although the client never received its successor.
     in_doubt: Mutex<HashMap<Uuid, i64>>,
 }
 
@@ -401,7 +401,7 @@ impl Sessions {
     }
 
     /// Ends a session of `account`: its refresh tokens are no longer valid, and its access tokens
-    /// are revoked. Whoever repeats that does not occupy the store's only writer.
+    /// are revoked. Ending it again writes nothing.
     pub async fn end(
         &self,
         sid: &str,
@@ -575,9 +575,9 @@ mod tests {
 
     use super::*;
     use crate::clock::Clock;
+    use crate::identity::Accounts;
     use crate::identity::account::NewAccount;
     use crate::identity::policy::tests::policy;
-    use crate::identity::{Accounts, Email};
     use crate::redis::{Redis, RedisSettings};
     use crate::revocation::{Retention, write_rows};
     use crate::store::{Store, test_settings};
@@ -677,15 +677,7 @@ mod tests {
         }
 
         async fn account(&self) -> String {
-            let email = Email::parse("ann@example.com").unwrap();
-            let new = NewAccount {
-                email,
-                name: None,
-                password: None,
-                roles: Vec::new(),
-                email_verified: true,
-            };
-            self.accounts.add(new, NOW).await.unwrap().id
+            self.accounts.add(NewAccount::verified("ann@example.com"), NOW).await.unwrap().id
         }
 
         fn now(&self) -> u64 {
@@ -829,8 +821,7 @@ mod tests {
         }
     }
 
-    /// Whoever repeats an end writes nothing. A revocation that was forgotten, or never written,
-    /// is no reason to write nothing.
+    /// Ending it again writes nothing, unless its revocation was pruned or never written.
     #[tokio::test]
     async fn a_session_ends_once_while_its_revocation_is_in_force() {
         let folder = tempfile::tempdir().unwrap();

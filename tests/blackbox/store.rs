@@ -375,13 +375,19 @@ async fn a_database_damaged_while_in_use_accepts_no_writes() {
     assert_eq!(gateway.reaches(&tokens.access).await, 200, "tokens are verified without it");
 }
 
-#[tokio::test]
-async fn a_missing_database_is_not_recreated_if_its_key_exists() {
+/// A gateway that has ended, and the account ann@example.com.
+async fn stopped() -> Gateway {
     let gateway = Gateway::start(&open("")).await;
     gateway.register("ann@example.com").await;
     gateway.signal("TERM");
     gateway.signal("TERM");
     gateway.exited().await;
+    gateway
+}
+
+#[tokio::test]
+async fn a_missing_database_is_not_recreated_if_its_key_exists() {
+    let gateway = stopped().await;
     let database = gateway.path("portcullis.db");
     for empty in [false, true] {
         let _ = std::fs::remove_file(&database);
@@ -404,11 +410,7 @@ async fn a_missing_database_is_not_recreated_if_its_key_exists() {
 /// A link that leads to itself cannot be followed, even by root, which may run the tests.
 #[tokio::test]
 async fn a_database_that_cannot_be_looked_at_does_not_count_as_missing() {
-    let gateway = Gateway::start(&open("")).await;
-    gateway.register("ann@example.com").await;
-    gateway.signal("TERM");
-    gateway.signal("TERM");
-    gateway.exited().await;
+    let gateway = stopped().await;
     let database = gateway.path("portcullis.db");
     std::fs::rename(&database, gateway.path("away.db")).unwrap();
     std::os::unix::fs::symlink("portcullis.db", &database).unwrap();
