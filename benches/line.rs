@@ -133,6 +133,8 @@ enum Case {
 }
 
 struct Bench {
+    /// A connection has one.
+    peer: Peer,
     snapshot: Snapshot,
     known: Mutex<TokenCache<TokenMemo>>,
     revoked: RevocationList,
@@ -154,7 +156,8 @@ impl Bench {
         let rs256 = rsa.sign(rsa.default_algorithm(), None, "JWT", &mint("rsa")).expect("it signs");
         let snapshot = compile(table(routes));
         let known = Mutex::new(TokenCache::new(snapshot.token_cache, Metrics::new().token_cache()));
-        Self { snapshot, known, revoked: RevocationList::default(), hs256, rs256 }
+        let peer = Peer::new([127, 0, 0, 1].into(), false);
+        Self { peer, snapshot, known, revoked: RevocationList::default(), hs256, rs256 }
     }
 
     fn request(&self, case: Case) -> Parts {
@@ -209,13 +212,12 @@ impl Bench {
             return Err(Refusal::BodyTooLarge);
         }
         let snapshot = &self.snapshot;
-        let peer = Peer::new([127, 0, 0, 1].into(), false);
         let known = matches!(case, Case::Known | Case::KnownCookie).then_some(&self.known);
         let names = &snapshot.rules.token_names;
         let verifier = Verifier::new(names, &snapshot.issuers, known, &self.revoked);
         let decider = Decider { snapshot, verifier, now: NOW, online: None };
         let mut ids = Ids(None);
-        let outcome = pin!(decider.decide(&peer, parts, Some(0), &mut ids));
+        let outcome = pin!(decider.decide(&self.peer, parts, Some(0), &mut ids));
         match outcome.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(Decided::Forward(outgoing, _))) => Ok(outgoing),
             Poll::Ready(Err(refusal)) => Err(refusal),

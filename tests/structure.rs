@@ -64,7 +64,7 @@ const KNOWN_TO_ADMIN: [(&str, &str); 2] = [
 ];
 
 /// The gateway's files in order: each may use those before it.
-const WALK: [&str; 51] = [
+const WALK: [&str; 52] = [
     "target",
     "scheme",
     "token_names",
@@ -73,6 +73,7 @@ const WALK: [&str; 51] = [
     "headers",
     "token_memo",
     "certificate",
+    "texts",
     "client",
     "origin",
     "dialect",

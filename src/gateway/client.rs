@@ -8,11 +8,12 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ipnet::IpNet;
 
 use super::certificate::ClientCertificate;
 use super::scheme::Scheme;
+use super::texts;
 
 /// The listener that accepted a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub enum Door {
 pub struct Peer {
     /// Its address, IPv4-mapped IPv6 folded to IPv4.
     pub address: IpAddr,
+    /// `address` as the value of a field: each request of the connection needs it.
+    text: HeaderValue,
     /// Whether the connection is TLS.
     pub tls: bool,
     /// Whether the bytes of the connection may come from someone else: a proxy relays it without
@@ -42,14 +45,17 @@ pub struct Peer {
 impl Peer {
     /// The peer of an accepted connection.
     pub fn new(address: IpAddr, tls: bool) -> Self {
-        Self { address: address.to_canonical(), tls, is_unnamed: false, certificate: None }
+        let address = address.to_canonical();
+        let text = texts::address(address);
+        Self { address, text, tls, is_unnamed: false, certificate: None }
     }
 }
 
 /// The derived client: an address, a scheme, and whether the peer's other headers can be trusted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ClientAddress {
     ip: IpAddr,
+    text: HeaderValue,
     scheme: Scheme,
     through: Through,
 }
@@ -69,13 +75,18 @@ pub enum Through {
 
 impl ClientAddress {
     /// The client that a proxy names when it asks the `[verify]` listener.
-    pub(super) const fn named(ip: IpAddr, scheme: Scheme) -> Self {
-        Self { ip, scheme, through: Through::Asker }
+    pub(super) fn named(ip: IpAddr, scheme: Scheme) -> Self {
+        Self { ip, text: texts::short_lived_address(ip), scheme, through: Through::Asker }
     }
 
     /// The address, never IPv4-mapped.
     pub const fn ip(&self) -> IpAddr {
         self.ip
+    }
+
+    /// The address as the value of a field.
+    pub const fn text(&self) -> &HeaderValue {
+        &self.text
     }
 
     /// The scheme that the client used.
@@ -140,6 +151,7 @@ impl TrustedProxies {
         if peer.is_unnamed || !self.contains(peer.address) {
             return ClientAddress {
                 ip: peer.address,
+                text: peer.text.clone(),
                 scheme: socket_scheme,
                 through: Through::Peer,
             };
@@ -150,11 +162,12 @@ impl TrustedProxies {
             ForwardingHeader::Forwarded => self.walk_forwarded(headers, &mut found),
         }
         let scheme = found.scheme.or_else(|| forwarded_proto(headers)).unwrap_or(socket_scheme);
-        ClientAddress {
-            ip: found.ip,
-            scheme,
-            through: if found.named { Through::Header } else { Through::ProxyAlone },
-        }
+        let (text, through) = if found.named {
+            (texts::short_lived_address(found.ip), Through::Header)
+        } else {
+            (peer.text.clone(), Through::ProxyAlone)
+        };
+        ClientAddress { ip: found.ip, text, scheme, through }
     }
 
     /// Whether this address is a trusted proxy.
@@ -274,7 +287,6 @@ fn parameter(pairs: &[&[u8]], name: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     fn proxies(header: ForwardingHeader) -> TrustedProxies {
         let networks =
@@ -318,7 +330,8 @@ mod tests {
     fn a_proxy_that_names_no_client_cannot_pass_on_what_the_client_wrote() {
         let mut headers = HeaderMap::new();
         headers.insert("x-forwarded-for", HeaderValue::from_static("6.6.6.6"));
-        let peer = Peer { is_unnamed: true, ..Peer::new("10.0.0.1".parse().unwrap(), false) };
+        let mut peer = Peer::new("10.0.0.1".parse().unwrap(), false);
+        peer.is_unnamed = true;
         let client = proxies(ForwardingHeader::XForwardedFor).client(&peer, &headers);
         assert_eq!((client.ip(), client.through()), (peer.address, Through::Peer));
     }

@@ -1,32 +1,16 @@
 //! The ids of one exchange, for the upstream, the client and the log.
 
-use std::cell::RefCell;
 use std::net::IpAddr;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::client::ClientAddress;
 use super::headers::single_value;
+use super::texts;
 use crate::telemetry::ids::{self, Traceparent};
-use crate::telemetry::write_address;
 
-thread_local! {
-    static TEXTS: RefCell<Texts> = RefCell::default();
-}
-
-/// The texts that a worker writes, one for each exchange. Several share a block of memory, which
-/// costs less than one for each, and is free once the last of them has ended.
-#[derive(Default)]
-struct Texts {
-    next: Vec<u8>,
-    block: BytesMut,
-}
-
-/// The size of a block, in bytes: about ten texts.
-const BLOCK: usize = 1024;
-
-/// The ids of one exchange, and what else the upstream learns about its origin.
+/// The ids of one exchange, and the address of its client.
 #[derive(Clone, Debug)]
 pub struct ExchangeIds {
     /// `X-Request-Id`: a trusted proxy's, or ours.
@@ -35,10 +19,10 @@ pub struct ExchangeIds {
     pub trace: Traceparent,
     /// Whether a trusted proxy started the trace.
     pub trace_is_continued: bool,
-    /// The other two values, one after the other: only a request that is sent needs them.
-    text: Bytes,
-    traced: usize,
-    addressed: usize,
+    /// The client's address.
+    address: HeaderValue,
+    /// `trace` as text: only a request that is sent needs it as a field.
+    traceparent: Bytes,
 }
 
 impl ExchangeIds {
@@ -50,64 +34,40 @@ impl ExchangeIds {
         let request_id = kept(&X_REQUEST_ID).filter(|id| is_request_id(id.as_bytes())).cloned();
         let continued =
             kept(&TRACEPARENT).and_then(|value| ids::parse_traceparent(value.as_bytes()));
-        Self::write(client.ip(), request_id, continued)
+        Self::create(client.text().clone(), request_id, continued)
     }
 
     /// The ids of a request whose fields were not read.
     pub fn begin(client: IpAddr) -> Self {
-        Self::write(client, None, None)
+        Self::create(texts::short_lived_address(client), None, None)
     }
 
-    fn write(
-        client: IpAddr,
+    fn create(
+        address: HeaderValue,
         request_id: Option<HeaderValue>,
         continued: Option<Traceparent>,
     ) -> Self {
         let trace = continued.unwrap_or_else(Traceparent::begin);
-        let (text, traced, addressed) = TEXTS.with_borrow_mut(|Texts { next, block }| {
-            next.clear();
-            next.extend_from_slice(&trace.header());
-            let traced = next.len();
-            write_address(next, client);
-            let addressed = next.len();
-            if request_id.is_none() {
-                next.extend_from_slice(ids::request_id().as_bytes());
-            }
-            if block.capacity() < next.len() {
-                *block = BytesMut::with_capacity(BLOCK);
-            }
-            block.extend_from_slice(next);
-            (block.split().freeze(), traced, addressed)
-        });
-        Self {
-            request_id: request_id.unwrap_or_else(|| value(text.slice(addressed..))),
-            trace,
-            trace_is_continued: continued.is_some(),
-            text,
-            traced,
-            addressed,
-        }
+        let header = trace.header();
+        let (request_id, traceparent) = if let Some(id) = request_id {
+            (id, texts::short_lived(&[&header]))
+        } else {
+            let id = ids::request_id();
+            let mut text = texts::short_lived(&[id.as_bytes(), &header]);
+            (texts::value(text.split_to(id.as_bytes().len())), text)
+        };
+        Self { request_id, trace, trace_is_continued: continued.is_some(), address, traceparent }
     }
 
     /// `traceparent`: the same as `trace`.
     pub fn traceparent(&self) -> HeaderValue {
-        value(self.text.slice(..self.traced))
+        texts::value(self.traceparent.clone())
     }
 
     /// The client's address.
     pub fn address(&self) -> &str {
-        std::str::from_utf8(&self.text[self.traced..self.addressed]).unwrap_or_default()
+        std::str::from_utf8(self.address.as_bytes()).unwrap_or_default()
     }
-
-    /// `X-Forwarded-For`: the client's address.
-    pub fn forwarded_for(&self) -> HeaderValue {
-        value(self.text.slice(self.traced..self.addressed))
-    }
-}
-
-/// The value of a field, which contains only letters, digits, and the punctuation of addresses.
-fn value(text: Bytes) -> HeaderValue {
-    HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// A request id that can be logged and forwarded as it is.

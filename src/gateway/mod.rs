@@ -47,6 +47,7 @@ pub mod step_up;
 pub mod stream_rule;
 pub mod streams;
 pub mod target;
+mod texts;
 pub mod token_memo;
 pub mod token_names;
 mod tunnel;

@@ -112,7 +112,7 @@ impl<'s> Outgoing<'s> {
             headers.insert(header::HOST, host.clone());
         }
         headers.insert(X_REQUEST_ID, ids.request_id.clone());
-        headers.insert(X_FORWARDED_FOR, ids.forwarded_for());
+        headers.insert(X_FORWARDED_FOR, client.text().clone());
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(client.scheme().as_str()));
         headers.insert(X_FORWARDED_HOST, target.authority().clone());
         headers.insert(TRACEPARENT, ids.traceparent());

@@ -53,7 +53,7 @@ const MAX_STREAMS: u32 = 100;
 pub(super) async fn serve(
     gateway: Arc<Gateway>,
     worker: Arc<Worker>,
-    Accepted { door, stream, peer, is_unnamed }: Accepted,
+    Accepted { door, stream, peer: address, is_unnamed }: Accepted,
     slot: Option<ClientSlot>,
     snapshot: &Snapshot,
     draining: Arc<Shutdown>,
@@ -67,12 +67,14 @@ pub(super) async fn serve(
         Timeouts { header: snapshot.limits.header_timeout, idle: snapshot.limits.idle_timeout };
     // Proxies ask in cleartext.
     let tls = snapshot.tls.as_ref().filter(|_| door == Door::Public);
+    let mut peer = Peer::new(address, tls.is_some());
+    peer.is_unnamed = is_unnamed;
     // Boxed, since the future of each function that it is passed to would have space for it.
     let context = Box::new(ConnectionContext {
         gateway,
         worker,
         door,
-        peer: Peer { is_unnamed, ..Peer::new(peer, tls.is_some()) },
+        peer,
         state: ConnectionState::new(slot),
         timeouts,
         draining,
@@ -85,9 +87,9 @@ pub(super) async fn serve(
     let Err(error) = ended else { return };
     if let Some(kind) = error.downcast_ref().and_then(malformed) {
         metrics.malformed(kind);
-        tracing::info!(%peer, kind, cause = %error, "the request could not be read");
+        tracing::info!(peer = %address, kind, cause = %error, "the request could not be read");
     } else {
-        tracing::debug!(%peer, cause = %error, "the connection ended early");
+        tracing::debug!(peer = %address, cause = %error, "the connection ended early");
     }
 }
 
