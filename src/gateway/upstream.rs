@@ -96,6 +96,9 @@ impl Drop for Slot {
 /// How often a request is sent over HTTP/2 to an application that closes its connections.
 const MOST_ATTEMPTS: u32 = 3;
 
+/// How long an HTTP/2 connection may be silent while requests wait on it, if a client ends the wait.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// The maximum number of idle connections from one worker to one upstream.
 const MAX_IDLE: usize = 2048;
 
@@ -279,18 +282,18 @@ impl Upstream {
             let is_last = attempts == MOST_ATTEMPTS;
             let stream = self.stream(http2, is_last).await?;
             let again = Repeat::of(&request);
-            let arrived = stream.greeting().times();
             let response = pin!(stream.sender().try_send_request(request));
             let mut timer = IdleTimer::default();
             let exchange = self.exchange(response, &mut timer, upload, Instant::now());
-            let mut error = match exchange.await {
+            let patience = self.settings.response_timeout.min(SILENCE);
+            let mut error = match http2.watch(&stream, patience, exchange).await {
                 Ok(Ok(response)) => {
                     stream.answered();
                     let held = Held::Http2(stream);
                     return Ok((response, Lease::new(self, worker, held, Duration::ZERO)));
                 }
                 Ok(Err(error)) => error,
-                Err(UpstreamFailure::Timeout) => return Err(http2.timed_out(&stream, arrived)),
+                Err(UpstreamFailure::Timeout) => return Err(http2.timed_out(&stream)),
                 Err(failure) => return Err(failure),
             };
             if stream.greeting().is_http1() {

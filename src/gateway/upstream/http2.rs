@@ -46,8 +46,16 @@ struct Multiplexed {
     /// Reads what the application permits now. `None`: the connection has ended.
     permitted: Box<dyn Fn() -> Option<usize> + Send + Sync>,
     greeting: Greeting,
+    unanswered: Mutex<Unanswered>,
     idle_since: Mutex<Instant>,
     _task: AbortOnDropHandle<()>,
+}
+
+/// The first request since bytes last arrived.
+struct Unanswered {
+    /// How often bytes had arrived when it was sent.
+    arrived: usize,
+    since: Instant,
 }
 
 /// The place of one request on a connection, until its response has ended.
@@ -95,15 +103,28 @@ impl Http2 {
         self.open().retain(|connection| !Arc::ptr_eq(connection, &stream.0));
     }
 
-    /// Decides what the timeout of a request says about its connection, on which bytes had arrived
-    /// this often when it began. One on which nothing arrives may be dead although new ones work;
-    /// one that permits no requests may be so for good. Neither gets another request.
-    pub(super) fn timed_out(&self, stream: &Stream, arrived: usize) -> UpstreamFailure {
-        let permits_none = (stream.0.permitted)() == Some(0);
-        if permits_none || stream.greeting().times() == arrived {
+    /// Waits for the response to a request. A connection on which nothing has arrived for `patience`
+    /// when the wait ends, whoever ends it, gets no other request: it may be dead although new ones
+    /// work.
+    pub(super) async fn watch<T>(
+        &self,
+        stream: &Stream,
+        patience: Duration,
+        response: impl Future<Output = T>,
+    ) -> T {
+        stream.0.sends();
+        let _wait = Wait { http2: self, stream, patience };
+        response.await
+    }
+
+    /// What the timeout of a request says about its connection. One that permits no requests may do
+    /// so for good: it gets no other.
+    pub(super) fn timed_out(&self, stream: &Stream) -> UpstreamFailure {
+        if (stream.0.permitted)() == Some(0) {
             self.forget(stream);
+            return UpstreamFailure::NonePermitted;
         }
-        if permits_none { UpstreamFailure::NonePermitted } else { UpstreamFailure::Timeout }
+        UpstreamFailure::Timeout
     }
 
     /// Closes the connections that have been without a request for this long.
@@ -169,6 +190,7 @@ impl Connected {
             streams: AtomicUsize::new(1),
             most: AtomicUsize::new(MAX_STREAMS),
             permitted: Box::new(permitted),
+            unanswered: Mutex::new(Unanswered { arrived: greeting.times(), since: Instant::now() }),
             greeting,
             idle_since: Mutex::new(Instant::now()),
             _task: AbortOnDropHandle::new(task),
@@ -183,7 +205,38 @@ impl Connected {
     }
 }
 
+/// A request that waits for its response. It is dropped when the response has arrived, and when its
+/// client or a timeout ends the wait.
+struct Wait<'a> {
+    http2: &'a Http2,
+    stream: &'a Stream,
+    patience: Duration,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        if self.stream.0.is_silent_for(self.patience) {
+            self.http2.forget(self.stream);
+        }
+    }
+}
+
 impl Multiplexed {
+    /// Notes that a request is sent.
+    fn sends(&self) {
+        let arrived = self.greeting.times();
+        let mut unanswered = locked(&self.unanswered);
+        if unanswered.arrived != arrived {
+            *unanswered = Unanswered { arrived, since: Instant::now() };
+        }
+    }
+
+    /// Whether nothing has arrived since a request that was sent this long ago.
+    fn is_silent_for(&self, patience: Duration) -> bool {
+        let unanswered = locked(&self.unanswered);
+        unanswered.arrived == self.greeting.times() && unanswered.since.elapsed() >= patience
+    }
+
     fn idle_since(&self) -> MutexGuard<'_, Instant> {
         locked(&self.idle_since)
     }
