@@ -36,6 +36,9 @@ pub enum BodyError {
     /// The upstream closed the connection, or broke its framing.
     #[error("the upstream broke off its response")]
     Upstream(#[source] hyper::Error),
+    /// The upstream ended its HTTP/2 stream without an error, but not its response.
+    #[error("the upstream broke off its response: its stream ended before its end")]
+    Unfinished,
     /// The upstream sent nothing for its `idle_timeout`.
     #[error(
         "the response was cut off: the upstream sent nothing for {}, its idle_timeout; raise idle_timeout in its section if it may pause for longer",
@@ -60,6 +63,22 @@ impl Body {
             Self::Upstream(body) => body.ended(),
             Self::Empty | Self::Bytes(_) => None,
         }
+    }
+
+    /// Looks at the clock while nothing polls the body, because the client does not read.
+    ///
+    /// # Errors
+    /// [`BodyError::Total`], if the exchange has taken too long.
+    pub(super) fn look(&mut self) -> Result<(), BodyError> {
+        match self {
+            Self::Upstream(body) => body.look(Instant::now()),
+            Self::Empty | Self::Bytes(_) => Ok(()),
+        }
+    }
+
+    /// Whether it must have ended at some time.
+    pub(super) fn has_deadline(&self) -> bool {
+        matches!(self, Self::Upstream(body) if body.deadline().is_some())
     }
 
     /// Whether it has been waited for, some time after its head.

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response};
 
 mod recorded;
 
-pub use self::recorded::RecordedBody;
+pub use self::recorded::{Look, RecordedBody};
 use super::Telemetry;
 use super::authenticate::Caller;
 use super::body::{Body, BodyError, Upload};
@@ -414,7 +414,7 @@ impl Exchange {
 
     fn broke_off(&mut self, error: &BodyError) {
         let reason = match error {
-            BodyError::Upstream(_) => Reason::UpstreamFailed,
+            BodyError::Upstream(_) | BodyError::Unfinished => Reason::UpstreamFailed,
             BodyError::Idle(_) | BodyError::Total => Reason::UpstreamTimeout,
             // Caused by the client, or by the gateway: the decision about it stands, or is changed
             // at the end.

@@ -105,6 +105,11 @@ pub fn without_body(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
+/// Whether a response with this status has no body, whatever its fields say (RFC 9112 §6.3).
+pub fn is_without_content(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
 /// Whether bytes may follow this response that would be read as the next one: a body where none is
 /// allowed, or one of two lengths. `has_coding`: whether it has a `Transfer-Encoding`.
 pub fn may_have_extra_bytes<B>(response: &Response<B>, is_head: bool, has_coding: bool) -> bool {
@@ -112,7 +117,7 @@ pub fn may_have_extra_bytes<B>(response: &Response<B>, is_head: bool, has_coding
     match response.status() {
         // In response to a GET, one without a length would have a body.
         _ if is_head => has_coding || length().is_none_or(|length| length != "0"),
-        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => {
+        status if is_without_content(status) => {
             has_coding || length().is_some_and(|length| length != "0")
         }
         _ => has_coding && length().is_some(),

@@ -76,7 +76,7 @@ use self::client::{Door, Peer};
 use self::decide::{Decided, Decider};
 use self::dialect::{Dialect, VerifyFault};
 use self::exchange::{Exchange, RecordedBody, View};
-use self::framing::without_body;
+use self::framing::{is_without_content, without_body};
 use self::logout::{LogoutFault, ReceivedLogouts, log_out, read_logout_token, verify_logout_token};
 use self::matched::LogoutRequest;
 use self::online::Online;
@@ -553,8 +553,11 @@ impl Gateway {
             settle_head(&mut response, &mut lease, is_head, asks.trailers, names)
                 .map_err(UpstreamFailure::from)?;
             if !to_websocket {
+                let is_empty = is_head || is_without_content(response.status());
                 return Ok(Passed::Response(response.map(|body| {
-                    Body::Upstream(UpstreamBody::new(body, lease, asks.trailers, answered.into()))
+                    let (trailers, now) = (asks.trailers, answered.into());
+                    let body = UpstreamBody::new(body, lease, upload.clone(), trailers, now);
+                    Body::Upstream(if is_empty { body.without_content() } else { body })
                 })));
             }
             let upstream = hyper::upgrade::on(&mut response);

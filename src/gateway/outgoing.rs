@@ -122,8 +122,11 @@ impl<'s> Outgoing<'s> {
         asks.set(headers);
         let parameter = route.guard.token_from.query.then_some(rules.token_names.query.as_str());
         let target = target.rewritten(route.strip_segments, parameter)?;
-        if announced.is_some_and(|bytes| bytes > max_body) {
-            return Err(Refusal::BodyTooLarge);
+        if let Some(length) = announced.filter(|length| *length > 0) {
+            if length > max_body {
+                return Err(Refusal::BodyTooLarge);
+            }
+            set_length(headers, length);
         }
         Ok(Self { request, target, asks, removed })
     }
@@ -187,6 +190,15 @@ impl<'s> Outgoing<'s> {
             });
         }
         request
+    }
+}
+
+/// Writes the length as it was read: zeros before it could be taken for the start of an octal number.
+fn set_length(headers: &mut HeaderMap, length: u64) {
+    if let Some(written) = headers.get_mut(header::CONTENT_LENGTH)
+        && written.as_bytes().starts_with(b"0")
+    {
+        *written = length.into();
     }
 }
 

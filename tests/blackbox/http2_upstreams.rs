@@ -147,6 +147,78 @@ async fn a_connection_that_is_silent_until_a_timeout_gets_no_more_requests() {
     within(application).await.unwrap();
 }
 
+/// Clients may give up before any timeout of the gateway.
+#[tokio::test]
+async fn a_connection_that_is_silent_while_clients_give_up_gets_no_more_requests() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let config = config_for(&listener)
+        .replace("http2 = true", "http2 = true, response_timeout = '1s', total_timeout = '600ms'");
+    let gateway = Gateway::start(&config).await;
+    let mut client = h2::Connection::open(&gateway).await;
+    let application = tokio::spawn(async move {
+        let mut dead = accept(&listener, &[]).await;
+        next_request(&mut dead).await;
+        answer_all(accept(&listener, &[]).await);
+        dead
+    });
+    let mut unanswered = 0;
+    while client.send(h2::get("http://app.test/")).await.status == 504 {
+        unanswered += 1;
+    }
+    // Two together have waited for long enough, unless SETTINGS arrived after the first.
+    assert!((2..=3).contains(&unanswered), "{unanswered}");
+    within(application).await.unwrap();
+}
+
+/// Without an error, its stream may end when the application needs no more of the request. Here it
+/// has all of it.
+#[tokio::test]
+async fn a_response_whose_stream_ends_early_is_incomplete() {
+    for goodbye in [false, true] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let gateway = Gateway::start(&config_for(&listener)).await;
+        let application = tokio::spawn(async move {
+            let mut stream = accept(&listener, &[]).await;
+            let request = next_request(&mut stream).await;
+            stream.write_all(&frame(HEADERS, END_HEADERS, request, OK)).await.unwrap();
+            stream.write_all(&frame(DATA, 0, request, b"some")).await.unwrap();
+            let end = if goodbye {
+                frame(GOAWAY, 0, 0, &[0; 8])
+            } else {
+                frame(RST_STREAM, 0, request, &[0; 4])
+            };
+            stream.write_all(&end).await.unwrap();
+            if goodbye { None } else { Some(stream) }
+        });
+        let response = gateway.get("/").send().await;
+        assert_eq!((response.text(), response.complete), ("some".into(), false), "{goodbye}");
+        within(application).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn no_content_is_passed_on_where_none_is_allowed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = Gateway::start(&config_for(&listener)).await;
+    let mut client = h2::Connection::open(&gateway).await;
+    let application = tokio::spawn(async move {
+        let mut stream = accept(&listener, &[]).await;
+        // 204, and 200 to HEAD.
+        for head in [&[0x89][..], OK] {
+            let request = next_request(&mut stream).await;
+            stream.write_all(&frame(HEADERS, END_HEADERS, request, head)).await.unwrap();
+            stream.write_all(&frame(DATA, 1, request, b"body")).await.unwrap();
+        }
+        stream
+    });
+    for (method, status) in [("GET", 204), ("HEAD", 200)] {
+        let request = http::Request::builder().method(method).uri("http://app.test/");
+        let response = client.send(request.body(Full::default()).unwrap()).await;
+        assert_eq!((response.status, &*response.body), (status, &b""[..]), "{method}");
+    }
+    within(application).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_slow_response_does_not_end_the_use_of_a_connection() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -281,6 +353,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 const PREFACE: usize = 24;
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
@@ -291,6 +364,9 @@ const REFUSED_STREAM: u32 = 7;
 
 /// `:status: 200`, in the static table of HPACK.
 const OK: &[u8] = &[0x88];
+
+/// The end of the head.
+const END_HEADERS: u8 = 4;
 
 /// The end of the head, and of the stream.
 const END: u8 = 5;

@@ -289,6 +289,19 @@ async fn a_slow_upstream_does_not_trigger_the_header_timeout() {
     assert_eq!(connection.response().await.status, 200);
 }
 
+/// Some applications would read it as an octal number.
+#[tokio::test]
+async fn a_length_with_leading_zeros_is_written_anew() {
+    let gateway = Gateway::start(&limits("")).await;
+    let mut connection = gateway.connect().await;
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0010\r\n\r\n";
+    connection.write(format!("{head}0123456789")).await;
+    assert_eq!(connection.response().await.status, 200);
+    let received = gateway.upstream().last();
+    assert_eq!(received.header("content-length"), Some("10"));
+    assert_eq!(received.body, b"0123456789");
+}
+
 #[tokio::test]
 async fn connections_beyond_the_limit_are_503() {
     let gateway = Gateway::start(&limits("max_connections = 2")).await;

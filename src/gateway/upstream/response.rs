@@ -13,7 +13,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::http2::Stream;
 use super::{Connection, Idle, MAX_IDLE, Slot, Upstream};
-use crate::gateway::body::{BodyError, IdleTimer, LONG_AFTER};
+use crate::gateway::body::{BodyError, IdleTimer, LONG_AFTER, Upload};
 use crate::gateway::headers::strip_trailers;
 
 /// The connection that a response is being read from. It is kept when the response ends, and closed
@@ -111,31 +111,49 @@ pub struct UpstreamBody {
     begun: Instant,
     /// Whether it was waited for once [`LONG_AFTER`] had passed since then.
     is_long: bool,
+    /// The request body, if it has one.
+    upload: Option<Arc<Upload>>,
+    /// Whether the response must not have a body, as one to HEAD.
+    is_empty: bool,
     /// The error that cut the body off. It is reported once the bytes before it have been written.
-    broken: Option<hyper::Error>,
+    broken: Option<BodyError>,
     ended: Option<Instant>,
 }
 
 impl UpstreamBody {
     /// Streams `inner`, whose head arrived at `now`, and keeps the connection when it ends.
-    pub fn new(inner: Incoming, mut lease: Lease, trailers: bool, now: Instant) -> Self {
+    pub fn new(
+        inner: Incoming,
+        mut lease: Lease,
+        upload: Option<Arc<Upload>>,
+        trailers: bool,
+        now: Instant,
+    ) -> Self {
         let ended = inner.is_end_stream().then_some(now);
         if ended.is_some() {
             lease.keep(now);
         }
-        let deadline = lease.bounds.as_ref().and_then(|bounds| bounds.deadline);
-        let total = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
-        Self {
+        let mut body = Self {
             inner,
             lease,
             timer: IdleTimer::default(),
-            total,
+            total: None,
             trailers,
             begun: now,
             is_long: false,
+            upload,
+            is_empty: false,
             broken: None,
             ended,
-        }
+        };
+        body.total = body.deadline().map(|at| Box::pin(tokio::time::sleep_until(at)));
+        body
+    }
+
+    /// Passes no body on, whatever the upstream sends: hyper does so on HTTP/1.1 only.
+    #[must_use]
+    pub fn without_content(self) -> Self {
+        Self { is_empty: true, ..self }
     }
 
     /// When its last byte arrived.
@@ -148,6 +166,25 @@ impl UpstreamBody {
         self.is_long
     }
 
+    /// Looks at the clock while nothing polls the body, because the client does not read.
+    ///
+    /// # Errors
+    /// [`BodyError::Total`], if the exchange has taken too long. Its connection is closed.
+    pub fn look(&mut self, now: Instant) -> Result<(), BodyError> {
+        if self.deadline().is_some_and(|deadline| now >= deadline) {
+            self.lease.held = None;
+            return Err(BodyError::Total);
+        }
+        self.is_long |= now >= self.begun + LONG_AFTER;
+        Ok(())
+    }
+
+    /// When it must have ended; `None`: it has, or may take any time.
+    pub fn deadline(&self) -> Option<Instant> {
+        let bounds = self.lease.bounds.as_ref().filter(|_| self.ended.is_none());
+        bounds.and_then(|bounds| bounds.deadline)
+    }
+
     /// Ready once the upstream has sent nothing for `idle`. Wakes the task once before, when the
     /// body turns out to be long: the one timer serves both.
     fn poll_idle(&mut self, idle: Duration, cx: &mut Context<'_>) -> Poll<()> {
@@ -156,6 +193,23 @@ impl UpstreamBody {
             self.is_long = true;
         }
         self.timer.poll(idle, cx)
+    }
+
+    /// Whether its stream has ended before it. h2 reports no error if the upstream has given none
+    /// (`NO_ERROR`): so it may say that it needs no more of the request (RFC 9113 §8.1), and whether
+    /// its response was whole is unknown then.
+    fn is_unfinished(&self) -> bool {
+        matches!(self.lease.held, Some(Held::Http2(_)))
+            && !self.inner.is_end_stream()
+            && self.upload.as_ref().is_none_or(|upload| upload.is_complete())
+    }
+
+    /// Reports an error at the next poll. When a body fails, hyper drops what it has not written,
+    /// and a client that receives nothing at all may retry by itself. So hyper writes first.
+    fn break_off(&mut self, error: BodyError, cx: &Context<'_>) {
+        self.lease.held = None;
+        self.broken = Some(error);
+        cx.waker().wake_by_ref();
     }
 
     fn end(&mut self) {
@@ -175,7 +229,7 @@ impl HttpBody for UpstreamBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let body = self.get_mut();
         if let Some(error) = body.broken.take() {
-            return Poll::Ready(Some(Err(BodyError::Upstream(error))));
+            return Poll::Ready(Some(Err(error)));
         }
         if let Some(total) = &mut body.total
             && total.as_mut().poll(cx).is_ready()
@@ -190,17 +244,30 @@ impl HttpBody for UpstreamBody {
         };
         body.timer.reset();
         Poll::Ready(match frame {
+            None if body.is_unfinished() => {
+                body.break_off(BodyError::Unfinished, cx);
+                return Poll::Pending;
+            }
             None => {
                 body.end();
                 None
             }
-            Some(Err(error)) => {
+            // h2 itself refuses a body in response to HEAD.
+            Some(Err(_)) if body.is_empty => {
                 body.lease.held = None;
-                body.broken = Some(error);
-                // When a body fails, hyper drops what it has not written, and a client that
-                // receives nothing at all may retry by itself. So let hyper write first.
-                cx.waker().wake_by_ref();
+                body.end();
+                None
+            }
+            Some(Err(error)) => {
+                body.break_off(BodyError::Upstream(error), cx);
                 return Poll::Pending;
+            }
+            Some(Ok(frame))
+                if body.is_empty && frame.data_ref().is_some_and(|data| !data.is_empty()) =>
+            {
+                body.lease.held = None;
+                body.end();
+                None
             }
             Some(Ok(frame)) => {
                 if body.inner.is_end_stream() {
