@@ -3,8 +3,9 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -224,7 +225,9 @@ impl ConnectionContext {
                     response.headers_mut().insert(header::CONNECTION, close);
                 }
                 Ok::<_, Infallible>(
-                    context.detach_if_tunnel(response).map(|body| BusyBody { body, busy }),
+                    context
+                        .detach_if_tunnel(response)
+                        .map(|body| BusyBody { body: Some(body), busy }),
                 )
             }
         });
@@ -356,16 +359,35 @@ impl ConnectionContext {
 
 /// A response body that keeps its connection busy until it ends.
 struct BusyBody {
-    body: RecordedBody,
+    /// `None`: its socket has it.
+    body: Option<RecordedBody>,
     busy: Busy,
+}
+
+impl BusyBody {
+    /// Leaves the body to its socket as well, which looks at it while the client does not read.
+    fn share(&mut self) {
+        if let Some(body) = self.body.take() {
+            *self.busy.response() = Some(body);
+        }
+    }
+
+    fn with<T>(&mut self, use_body: impl FnOnce(&mut RecordedBody) -> T) -> T {
+        match &mut self.body {
+            Some(body) => use_body(body),
+            None => use_body(self.busy.response().get_or_insert_with(RecordedBody::unrecorded)),
+        }
+    }
 }
 
 impl Drop for BusyBody {
     fn drop(&mut self) {
-        if self.body.has_read_request() {
+        let body = self.body.take().or_else(|| self.busy.response().take());
+        let Some(mut body) = body else { return };
+        if body.has_read_request() {
             self.busy.request_read();
         }
-        self.busy.end(self.body.end().into());
+        self.busy.end(body.end().into());
     }
 }
 
@@ -374,25 +396,38 @@ impl http_body::Body for BusyBody {
     type Error = <RecordedBody as http_body::Body>::Error;
 
     fn poll_frame(
-        self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
-        if this.busy.is_full() && !this.body.is_ended() {
+        if this.busy.is_full() {
+            this.share();
             // hyper flushes next, and polls again as soon as the socket has taken everything.
-            return std::task::Poll::Pending;
+            return Poll::Pending;
         }
-        let polled = std::pin::Pin::new(&mut this.body).poll_frame(cx);
-        this.body.also_tell(|| this.busy.cutter());
+        let (polled, goes_on) = this.with(|body| {
+            let polled = Pin::new(&mut *body).poll_frame(cx);
+            let goes_on = matches!(polled, Poll::Ready(Some(Ok(_)))) && !body.is_end_stream();
+            (polled, goes_on)
+        });
+        if goes_on {
+            this.share();
+        }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        match &self.body {
+            Some(body) => body.is_end_stream(),
+            None => self.busy.response().as_ref().is_none_or(RecordedBody::is_end_stream),
+        }
     }
 
     fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
+        match &self.body {
+            Some(body) => body.size_hint(),
+            None => self.busy.response().as_ref().map(RecordedBody::size_hint).unwrap_or_default(),
+        }
     }
 }
 

@@ -19,7 +19,7 @@ impl UnreadBodies for ConnectionState {
     fn take(self: Arc<Self>, body: Incoming) {
         // A connection that is dropped while the runtime stops has nothing to keep usable.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let busy = self.stay_busy();
+        let busy = self.enter();
         runtime.spawn(async move {
             if timeout(LINGER, discard(body)).await == Ok(true) {
                 busy.request_read();

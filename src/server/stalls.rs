@@ -22,7 +22,8 @@ use tokio::time::Instant;
 use super::stream::Busy;
 use super::unsent::{Ticket, Unsent};
 use crate::gateway::body::BodyError;
-use crate::gateway::exchange::RecordedBody;
+use crate::gateway::exchange::{Look, RecordedBody};
+use crate::gateway::streams::Unread;
 
 /// The active response bodies of one connection.
 #[derive(Debug)]
@@ -75,6 +76,8 @@ pub(super) struct WatchedBody {
     watched: Arc<Watched>,
     stalls: Arc<Stalls>,
     ticket: Ticket,
+    /// Whether someone looks at it from time to time.
+    is_looked_at: bool,
 }
 
 impl Stalls {
@@ -115,7 +118,8 @@ impl Stalls {
             bodies.retain(|body| body.strong_count() > 0);
         }
         bodies.push(Arc::downgrade(&watched));
-        WatchedBody { watched, stalls: Arc::clone(self), ticket: Ticket::default() }
+        let stalls = Arc::clone(self);
+        WatchedBody { watched, stalls, ticket: Ticket::default(), is_looked_at: false }
     }
 
     /// Drops every body whose last frame has waited for `timeout`, and with it the connection to
@@ -158,6 +162,24 @@ impl Watched {
     }
 }
 
+impl Unread for Watched {
+    fn look(self: Arc<Self>) -> bool {
+        let mut active = self.body.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(ActiveBody { body, .. }) = &mut *active else { return false };
+        if self.yielded.load(Ordering::SeqCst) == 0 {
+            // hyper is polling it.
+            return !body.is_told();
+        }
+        let look = body.look();
+        body.also_tell(|| Waker::from(Arc::new(Cutter(Arc::downgrade(&self)))));
+        if look == Look::Over {
+            *active = None;
+            self.cut();
+        }
+        look == Look::Again
+    }
+}
+
 impl Wake for Cutter {
     fn wake(self: Arc<Self>) {
         if let Some(watched) = self.0.upgrade() {
@@ -193,7 +215,7 @@ impl Body for WatchedBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self { watched, stalls, ticket } = self.get_mut();
+        let Self { watched, stalls, ticket, is_looked_at } = self.get_mut();
         let mut active = watched.body.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(active) = &mut *active else {
             return Poll::Ready(Some(Err(BodyError::Unread)));
@@ -214,6 +236,11 @@ impl Body for WatchedBody {
         stalls.unsent.taken(data.map_or(0, Bytes::len));
         watched.yielded.store(yielded, Ordering::SeqCst);
         active.body.also_tell(|| Waker::from(Arc::new(Cutter(Arc::downgrade(watched)))));
+        if yielded > 0 && !*is_looked_at && !active.is_end_stream() {
+            *is_looked_at = true;
+            let unread: Weak<Watched> = Arc::downgrade(watched);
+            active.body.look_from_time_to_time(unread);
+        }
         if yielded > 0 && active.body.is_ended() {
             // It was ended while the frame was on its way, perhaps before `yielded` said so.
             return Pin::new(&mut active.body).poll_frame(cx);
@@ -223,7 +250,7 @@ impl Body for WatchedBody {
 
     fn is_end_stream(&self) -> bool {
         let active = self.watched.body.lock().unwrap_or_else(PoisonError::into_inner);
-        active.as_ref().is_some_and(|active| active.rest.is_empty() && active.body.is_end_stream())
+        active.as_ref().is_some_and(ActiveBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -246,6 +273,10 @@ impl Drop for WatchedBody {
 }
 
 impl ActiveBody {
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
     /// Polls for the next frame, of at most [`MAX_FRAME`] bytes.
     fn poll_chunk(
         &mut self,

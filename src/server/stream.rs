@@ -3,9 +3,9 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll, Wake, Waker, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -15,6 +15,7 @@ use tokio::time::{Instant, Sleep};
 use super::frames::Frames;
 use super::per_client::ClientSlot;
 use crate::coalesce::{MAX_READ, poll_read_some};
+use crate::gateway::exchange::{Look, RecordedBody};
 
 /// The state of a connection, written by the service and read by the socket.
 #[derive(Debug)]
@@ -32,8 +33,8 @@ pub(super) struct ConnectionState {
     lingers_briefly: AtomicBool,
     /// Whether the client's socket currently accepts no bytes.
     is_full: AtomicBool,
-    /// Whether the gateway has ended the response that is being sent.
-    is_cut: AtomicBool,
+    /// On HTTP/1.1, the response that is being sent, if more than one frame of it is.
+    response: Mutex<Option<RecordedBody>>,
     /// Whether the socket has become a tunnel.
     is_tunnel: AtomicBool,
     /// Kept here because the socket keeps this `ConnectionState` even after it has become a tunnel.
@@ -51,7 +52,7 @@ impl ConnectionState {
             has_body: AtomicBool::new(false),
             lingers_briefly: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
-            is_cut: AtomicBool::new(false),
+            response: Mutex::default(),
             is_tunnel: AtomicBool::new(false),
             _slot: slot,
         })
@@ -63,15 +64,9 @@ impl ConnectionState {
         self.active.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Begins an exchange, which ends when the returned value is dropped.
+    /// Begins an exchange, or something else that keeps the connection busy, until the returned value
+    /// is dropped.
     pub(super) fn enter(self: &Arc<Self>) -> Busy {
-        // The response of an earlier exchange may have been cut just before its end.
-        self.is_cut.store(false, Ordering::Relaxed);
-        self.stay_busy()
-    }
-
-    /// Keeps the connection busy until the returned value is dropped.
-    pub(super) fn stay_busy(self: &Arc<Self>) -> Busy {
         self.active.fetch_add(1, Ordering::Relaxed);
         Busy { state: Arc::clone(self), ended: None }
     }
@@ -91,6 +86,20 @@ impl ConnectionState {
     /// hyper would collect it in memory.
     pub(super) fn is_full(&self) -> bool {
         self.is_full.load(Ordering::Relaxed)
+    }
+
+    /// The response that is being sent, if more than one frame of it is.
+    fn response(&self) -> MutexGuard<'_, Option<RecordedBody>> {
+        self.response.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of the response that the client does not read. The calling task is woken when
+    /// the gateway ends it.
+    fn look_at_unread(&self, cx: &Context<'_>) -> Look {
+        let mut response = self.response();
+        let Some(response) = &mut *response else { return Look::Told };
+        let look = response.look();
+        if response.poll_ended(cx).is_ready() { Look::Over } else { look }
     }
 
     /// When the client's socket last took a byte.
@@ -113,18 +122,6 @@ impl ConnectionState {
     }
 }
 
-/// Cuts an HTTP/1.1 connection whose client does not read, when the gateway ends its response.
-/// The task of the connection is woken by the body.
-impl Wake for ConnectionState {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.is_cut.store(true, Ordering::Release);
-    }
-}
-
 /// What keeps a connection busy, usually an active exchange. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Busy {
@@ -144,9 +141,10 @@ impl Busy {
         self.state.is_full()
     }
 
-    /// What cuts the connection, once it is woken, if its client does not read.
-    pub(super) fn cutter(&self) -> Waker {
-        Arc::clone(&self.state).into()
+    /// Where the response is that more than one frame is sent of: the socket looks at it while the
+    /// client does not read.
+    pub(super) fn response(&self) -> MutexGuard<'_, Option<RecordedBody>> {
+        self.state.response()
     }
 
     /// Notes that the request was read to its end.
@@ -310,11 +308,7 @@ impl<T: AsyncRead> ClientStream<T> {
             return Poll::Ready(written);
         }
         self.state.is_full.store(true, Ordering::Relaxed);
-        if self.state.is_cut.load(Ordering::Acquire) {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-        }
-        ready!(self.poll_stalled(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        self.poll_unread(cx).map(|error| Err(error.into()))
     }
 
     /// Whether the client may be about to send bytes that will not be read: the rest of a rejected
@@ -326,10 +320,21 @@ impl<T: AsyncRead> ClientStream<T> {
             && (self.head_begun || (has_just_ended && self.state.has_body.load(Ordering::Relaxed)))
     }
 
-    /// Ready once the client has not read for too long.
-    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let deadline = *self.stalled_since.get_or_insert_with(Instant::now) + self.timeouts.idle;
-        self.poll_sleep(deadline, cx)
+    /// Ready once the client has not read for too long, or the gateway has ended the response that it
+    /// does not read.
+    fn poll_unread(&mut self, cx: &mut Context<'_>) -> Poll<io::ErrorKind> {
+        let stalled = *self.stalled_since.get_or_insert_with(Instant::now) + self.timeouts.idle;
+        loop {
+            let deadline = match self.state.look_at_unread(cx) {
+                Look::Over => return Poll::Ready(io::ErrorKind::ConnectionAborted),
+                Look::Again => stalled.min(Instant::now() + LOOK_AGAIN),
+                Look::Told => stalled,
+            };
+            ready!(self.poll_sleep(deadline, cx));
+            if deadline == stalled {
+                return Poll::Ready(io::ErrorKind::TimedOut);
+            }
+        }
     }
 }
 
@@ -398,9 +403,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(self.io.get_mut()).poll_flush(cx);
         self.state.is_full.store(flushed.is_pending(), Ordering::Relaxed);
-        if flushed.is_pending() && self.state.is_cut.load(Ordering::Acquire) {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        if flushed.is_pending() {
+            // TLS keeps what its socket does not take.
+            return self.poll_unread(cx).map(|error| Err(error.into()));
         }
+        self.stalled_since = None;
         flushed
     }
 
@@ -441,6 +448,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
         }
     }
 }
+
+/// How often to look at a response that its client does not read.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// How long a response may pause for a client that has closed its side of the connection.
 const HALF_CLOSED: Duration = Duration::from_secs(3);

@@ -307,6 +307,27 @@ async fn a_revoked_response_is_reset_although_its_client_grants_no_window() {
     assert!(second.received > 0);
 }
 
+/// The window of most clients is smaller than what makes a response a stream.
+#[tokio::test]
+async fn a_response_whose_client_does_not_read_is_a_stream_before_long() {
+    let config = format!("{ROUTES}\nserver.h2c = true\nupstream.app.max_requests = 1");
+    let (gateway, _) = start(&config).await;
+    gateway.upstream().does_at(
+        "/flood",
+        vec![write("HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n"), Step::Flood],
+    );
+    for (number, window) in [1, 16_384, 65_535].into_iter().enumerate() {
+        let token = claims(json!({ "sid": "s", "jti": window.to_string() }));
+        let mut client = window_client_of(&gateway, window).await;
+        let mut body = client.ask("/flood", &token).await;
+        listed(&gateway, 1).await;
+        revoke(&gateway, json!({ "jti": window.to_string() })).await;
+        assert_eq!(body.reset().await, Some(::h2::Reason::CANCEL), "{window}");
+        listed(&gateway, 0).await;
+        gateway.upstream().until(|seen| seen.closed == number + 1).await;
+    }
+}
+
 /// So is one whose client does not read for `idle_timeout`; its connection goes on.
 #[tokio::test]
 async fn a_response_that_is_not_read_is_reset_after_the_idle_timeout() {
@@ -324,8 +345,11 @@ async fn a_response_that_is_not_read_is_reset_after_the_idle_timeout() {
     assert!(client.ask("/flood", &token).await.received > 0);
 }
 
-/// A client that grants each stream [`WINDOW`] bytes and then no more.
-struct WindowClient(::h2::client::SendRequest<bytes::Bytes>);
+/// A client that grants each stream so many bytes and then no more.
+struct WindowClient {
+    sender: ::h2::client::SendRequest<bytes::Bytes>,
+    window: usize,
+}
 
 /// More than a response may have that is not a stream.
 const WINDOW: usize = 400_000;
@@ -337,13 +361,18 @@ struct Unread {
 }
 
 async fn window_client(gateway: &Gateway) -> WindowClient {
+    window_client_of(gateway, WINDOW).await
+}
+
+async fn window_client_of(gateway: &Gateway, window: usize) -> WindowClient {
     let stream = TcpStream::connect(gateway.address()).await.unwrap();
     let mut builder = ::h2::client::Builder::new();
-    let window = u32::try_from(WINDOW).unwrap();
-    builder.initial_window_size(window).initial_connection_window_size(10 * window);
+    let of_connection = u32::try_from(10 * WINDOW).unwrap();
+    builder.initial_window_size(u32::try_from(window).unwrap());
+    builder.initial_connection_window_size(of_connection);
     let (sender, connection) = within(builder.handshake(stream)).await.unwrap();
     tokio::spawn(connection);
-    WindowClient(sender)
+    WindowClient { sender, window }
 }
 
 impl WindowClient {
@@ -351,11 +380,11 @@ impl WindowClient {
     async fn ask(&mut self, path: &str, token: &str) -> Unread {
         let request = http::Request::get(format!("http://app.test{path}"))
             .header("authorization", format!("Bearer {token}"));
-        let (answer, _) = self.0.send_request(request.body(()).unwrap(), true).unwrap();
+        let (answer, _) = self.sender.send_request(request.body(()).unwrap(), true).unwrap();
         let answer = within(answer).await.unwrap();
         assert_eq!(answer.status(), 200);
         let (mut body, mut received) = (answer.into_body(), 0);
-        while received < WINDOW {
+        while received < self.window {
             received += within(body.data()).await.unwrap().unwrap().len();
         }
         Unread { body, received }

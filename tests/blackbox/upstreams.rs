@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::harness::certificates::{Authority, authority};
 use crate::harness::upstream::{answer, write};
-use crate::harness::{Gateway, Step, Upstream, within};
+use crate::harness::{Gateway, Step, Upstream, h2, within};
 
 const PUBLIC: &str = "route = [{ path = '/*', upstream = 'app', access = 'public' }]";
 
@@ -156,6 +156,33 @@ async fn an_exchange_ends_after_total_timeout() {
     for _ in 0..3 {
         assert_eq!(gateway.get("/").send().await.text(), "ok");
     }
+}
+
+/// Nothing polls the body of such a response.
+#[tokio::test]
+async fn a_response_that_is_not_read_ends_after_total_timeout() {
+    let config =
+        "upstream.app = { url = 'http://$UPSTREAM', total_timeout = '500ms', max_requests = 1 }";
+    let gateway = Gateway::start(&format!("{config}\nserver.h2c = true\n{PUBLIC}")).await;
+    gateway.upstream().does_at(
+        "/flood",
+        vec![write("HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n"), Step::Flood],
+    );
+    gateway.upstream().does_at("/next", answer(OK));
+    let mut unread = gateway.connect().await;
+    unread.write("GET /flood HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
+    assert_eq!(unread.head().await.unwrap().status, 200);
+    gateway.upstream().until(|seen| seen.closed == 1).await;
+    // Its window stays closed.
+    let mut unread = h2::Connection::open(&gateway).await;
+    let head = unread.head(h2::get("http://app.test/flood")).await.unwrap();
+    gateway.upstream().until(|seen| seen.closed == 2).await;
+    assert_eq!(gateway.get("/next").send().await.status, 200);
+    for _ in 0..2 {
+        let line = gateway.access("/flood").await;
+        assert_eq!(line["reason"], "upstream_timeout", "{line}");
+    }
+    drop(head);
 }
 
 /// A listener whose queue is full: connecting to it neither succeeds nor fails.

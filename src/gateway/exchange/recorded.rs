@@ -2,8 +2,8 @@
 //! is taken away.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use super::Exchange;
 use crate::gateway::body::{Body, BodyError, LONG_AFTER, LONG_BYTES};
 use crate::gateway::grpc;
 use crate::gateway::refusal::Refusal;
-use crate::gateway::streams::{End, Kind, StreamBytes};
+use crate::gateway::streams::{End, Kind, StreamBytes, Unread};
 use crate::identity::Renewed;
 use crate::reason::Reason;
 
@@ -24,6 +24,17 @@ use crate::reason::Reason;
 pub struct RecordedBody {
     /// `None`: it was recorded, or is recorded elsewhere, and there is no body.
     exchange: Option<Box<Exchange>>,
+}
+
+/// What is known of a response whose client does not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// It has ended: the client gets no more of it.
+    Over,
+    /// Look again soon.
+    Again,
+    /// It is a stream, which is told when it must end.
+    Told,
 }
 
 impl RecordedBody {
@@ -51,6 +62,49 @@ impl RecordedBody {
     pub fn also_tell(&self, socket: impl FnOnce() -> Waker) {
         if let Some(stream) = self.exchange.as_ref().and_then(|exchange| exchange.stream()) {
             stream.also_tell(socket);
+        }
+    }
+
+    /// Looks at the exchange while the client does not read, since nothing polls the body then: a
+    /// response that takes long becomes a stream, or has taken too long.
+    pub fn look(&mut self) -> Look {
+        let Some(exchange) = &mut self.exchange else { return Look::Told };
+        if let Err(error) = exchange.body.look() {
+            exchange.broke_off(&error);
+            exchange.body = Body::Empty;
+            return Look::Over;
+        }
+        if exchange.body.is_long() {
+            exchange.register_response();
+        }
+        if self.is_ended() {
+            Look::Over
+        } else if self.is_told() {
+            Look::Told
+        } else {
+            Look::Again
+        }
+    }
+
+    /// Whether it is told when it must end.
+    pub fn is_told(&self) -> bool {
+        self.exchange
+            .as_ref()
+            .is_none_or(|exchange| exchange.stream().is_some() && !exchange.body.has_deadline())
+    }
+
+    /// Has someone look at the exchange from time to time, since its client may stop reading.
+    pub fn look_from_time_to_time(&self, unread: Weak<dyn Unread>) {
+        if let Some(exchange) = &self.exchange {
+            exchange.view.streams.look_at(exchange.view.worker, unread);
+        }
+    }
+
+    /// Ready if the gateway has ended the stream. The calling task is woken then.
+    pub fn poll_ended(&mut self, cx: &Context<'_>) -> Poll<()> {
+        match self.exchange.as_mut().and_then(|exchange| exchange.poll_ended(cx)) {
+            Some(_) => Poll::Ready(()),
+            None => Poll::Pending,
         }
     }
 

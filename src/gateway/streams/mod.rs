@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -49,14 +49,22 @@ pub struct Streams {
     metrics: Metrics,
 }
 
+/// A response whose client may stop reading, so that nothing polls its body.
+pub trait Unread: Send + Sync {
+    /// Looks at it. Returns whether to look again.
+    fn look(self: Arc<Self>) -> bool;
+}
+
 /// The streams of one worker.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct List {
     streams: BTreeMap<u64, Arc<Stream>>,
     /// (hash of a kind and a value, id): what a revocation would name.
     names: BTreeSet<(u64, u64)>,
     /// (Unix seconds, id): when streams must end.
     deadlines: BTreeSet<(u64, u64)>,
+    /// Responses that are no streams yet, or whose exchange must end at some time.
+    unread: Vec<Weak<dyn Unread>>,
 }
 
 /// A registered stream. Dropping it removes it from the list.
@@ -199,9 +207,23 @@ impl Streams {
         }
     }
 
+    /// Looks at a response of this worker from time to time, for as long as it exists.
+    pub fn look_at(&self, worker: usize, unread: Weak<dyn Unread>) {
+        self.list(worker % self.lists.len()).unread.push(unread);
+    }
+
+    fn look_at_unread(&self) {
+        for at in 0..self.lists.len() {
+            let mut unread = std::mem::take(&mut self.list(at).unread);
+            unread.retain(|unread| unread.upgrade().is_some_and(Unread::look));
+            self.list(at).unread.append(&mut unread);
+        }
+    }
+
     /// Ends the streams whose time has come, or whose token an application has blacklisted. Call it
     /// a few times a second, not on a worker.
     pub fn end_overdue(&self) {
+        self.look_at_unread();
         if self.open() == 0 {
             return;
         }
