@@ -25,6 +25,10 @@ fuzz_target!(|data: &[u8]| {
     if text.contains("/dev") || text.contains("/proc") || text.contains("/sys") {
         return;
     }
+    // The fuzzer learns the secret from comparisons, and writes it where nobody would take it for one.
+    if text.contains(SECRET) {
+        return;
+    }
     let line = format!("secret = \"{SECRET}\"\n");
     let shown = |problems: &Problems| {
         let outputs = [problems.draw(false), problems.draw(true), problems.to_json().to_string(), format!("{problems:?}")];
