@@ -76,7 +76,7 @@ use self::client::{Door, Peer};
 use self::decide::{Decided, Decider};
 use self::dialect::{Dialect, VerifyFault};
 use self::exchange::{Exchange, RecordedBody, View};
-use self::framing::{is_without_content, without_body};
+use self::framing::without_body;
 use self::logout::{LogoutFault, ReceivedLogouts, log_out, read_logout_token, verify_logout_token};
 use self::matched::LogoutRequest;
 use self::online::Online;
@@ -553,11 +553,9 @@ impl Gateway {
             settle_head(&mut response, &mut lease, is_head, asks.trailers, names)
                 .map_err(UpstreamFailure::from)?;
             if !to_websocket {
-                let is_empty = is_head || is_without_content(response.status());
                 return Ok(Passed::Response(response.map(|body| {
-                    let (trailers, now) = (asks.trailers, answered.into());
-                    let body = UpstreamBody::new(body, lease, upload.clone(), trailers, now);
-                    Body::Upstream(if is_empty { body.without_content() } else { body })
+                    let (upload, now) = (upload.clone(), answered.into());
+                    Body::Upstream(UpstreamBody::new(body, lease, upload, asks.trailers, now))
                 })));
             }
             let upstream = hyper::upgrade::on(&mut response);

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::body::{ClientBody, Gate, Upload};
-use super::framing::{FramingFault, may_have_extra_bytes, settle_response};
+use super::framing::{FramingFault, is_without_content, may_have_extra_bytes, settle_response};
 use super::outgoing::{Outgoing, fields_for_hop, strip_response};
 use super::token_names::TokenNames;
 use super::upstream::{Lease, Upstream, UpstreamFailure};
@@ -53,6 +53,9 @@ pub(super) fn settle_head(
     let has_coding = for_hop.contains(&header::TRANSFER_ENCODING);
     if may_have_extra_bytes(response, is_head, has_coding) {
         lease.close_after();
+    }
+    if is_head || is_without_content(response.status()) {
+        lease.expect_no_content();
     }
     if !for_hop.is_empty() {
         lease.observe(response.headers());

@@ -23,6 +23,8 @@ pub struct Lease {
     worker: usize,
     held: Option<Held>,
     keep_for: Duration,
+    /// Whether the response must not have a body, as one to HEAD.
+    is_empty: bool,
     bounds: Option<Box<Bounds>>,
 }
 
@@ -49,7 +51,7 @@ impl Lease {
         keep_for: Duration,
     ) -> Self {
         let upstream = Arc::clone(upstream);
-        Self { upstream, worker, held: Some(held), keep_for, bounds: None }
+        Self { upstream, worker, held: Some(held), keep_for, is_empty: false, bounds: None }
     }
 
     /// Also holds one of the `max_requests`, until `deadline` at the latest.
@@ -67,6 +69,11 @@ impl Lease {
     /// Closes the connection when the response has been read.
     pub fn close_after(&mut self) {
         self.keep_for = Duration::ZERO;
+    }
+
+    /// Passes no body on, whatever the upstream sends: hyper does so on HTTP/1.1 only.
+    pub fn expect_no_content(&mut self) {
+        self.is_empty = true;
     }
 
     /// The longest silence that the settings of the upstream allow.
@@ -113,8 +120,6 @@ pub struct UpstreamBody {
     is_long: bool,
     /// The request body, if it has one.
     upload: Option<Arc<Upload>>,
-    /// Whether the response must not have a body, as one to HEAD.
-    is_empty: bool,
     /// The error that cut the body off. It is reported once the bytes before it have been written.
     broken: Option<BodyError>,
     ended: Option<Instant>,
@@ -142,18 +147,11 @@ impl UpstreamBody {
             begun: now,
             is_long: false,
             upload,
-            is_empty: false,
             broken: None,
             ended,
         };
         body.total = body.deadline().map(|at| Box::pin(tokio::time::sleep_until(at)));
         body
-    }
-
-    /// Passes no body on, whatever the upstream sends: hyper does so on HTTP/1.1 only.
-    #[must_use]
-    pub fn without_content(self) -> Self {
-        Self { is_empty: true, ..self }
     }
 
     /// When its last byte arrived.
@@ -253,7 +251,7 @@ impl HttpBody for UpstreamBody {
                 None
             }
             // h2 itself refuses a body in response to HEAD.
-            Some(Err(_)) if body.is_empty => {
+            Some(Err(_)) if body.lease.is_empty => {
                 body.lease.held = None;
                 body.end();
                 None
@@ -263,7 +261,7 @@ impl HttpBody for UpstreamBody {
                 return Poll::Pending;
             }
             Some(Ok(frame))
-                if body.is_empty && frame.data_ref().is_some_and(|data| !data.is_empty()) =>
+                if body.lease.is_empty && frame.data_ref().is_some_and(|data| !data.is_empty()) =>
             {
                 body.lease.held = None;
                 body.end();
