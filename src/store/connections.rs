@@ -234,9 +234,9 @@ impl Connections {
     pub(super) async fn close(&self) {
         let files = self.identity().and_then(DatabaseIdentity::files);
         if files.is_some_and(|files| !files.may_be_closed()) {
-            // With its last connection, SQLite would copy the `-wal` into the older copy that has
-            // been written over the database. So they stay open until the process ends, as if it were
-            // killed, and the next start refuses both files.
+            // With its last connection, SQLite would copy the `-wal` into what has taken the place of
+            // the database. So they stay open until the process ends, as if it were killed, and the
+            // next start refuses both files.
             std::mem::forget(self.clone());
             return;
         }
@@ -358,8 +358,13 @@ impl WriteTransaction {
             // PostgreSQL would roll back and report success.
             return Err(sqlx::Error::Protocol("a statement failed earlier".into()).into());
         }
+        let identity = self.statements.identity.get();
+        if let Some(identity) = identity {
+            // With some commits, SQLite copies the `-wal` into the database.
+            identity.check()?;
+        }
         self.statements.bounded(self.transaction.commit()).await?;
-        let Some(identity) = self.statements.identity.get() else { return Ok(()) };
+        let Some(identity) = identity else { return Ok(()) };
         // A write to a file that was deleted in the meantime is lost.
         identity.check()?;
         if let (Some(files), Some(number)) = (identity.files(), self.number) {

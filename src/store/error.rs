@@ -137,9 +137,9 @@ pub enum StoreError {
         /// The database file.
         path: PathBuf,
     },
-    /// The database is older than its `-wal`.
-    #[error("the database {} is older than what the file {} continues, as a copy that was put back is: both together would be corrupted; put the right file back; to use this one without the changes made since, which may be revocations, delete {1}, {} and {}", path.display(), with_suffix(path, "-wal").display(), with_suffix(path, "-shm").display(), with_suffix(path, "-lock").display())]
-    OlderCopy {
+    /// The `-wal` does not continue the database.
+    #[error("the database {} is not what the file {} continues, such as a copy that was put back: both together would be corrupted; put the right file back; to use this one without what is in the other, which may be revocations, delete {1}, {} and {}", path.display(), with_suffix(path, "-wal").display(), with_suffix(path, "-shm").display(), with_suffix(path, "-lock").display())]
+    OtherCopy {
         /// The database file.
         path: PathBuf,
     },

@@ -5,10 +5,11 @@
 //! are looked up by name and never opened here: closing a file of a database drops the locks that
 //! SQLite holds on it.
 //!
-//! An older copy that is written over the database leaves the files where they were, and SQLite does
-//! not notice it: what it has in memory and in the `-wal` counts as newer. So each transaction
-//! increases a number in the header of the database (`user_version`), which is never lower than it
-//! was. The last one that was acknowledged is also in the `-lock`, for the next start.
+//! A copy that is written over the database leaves the files where they were, and SQLite does not
+//! notice it: what it has in memory and in the `-wal` counts as newer. So each transaction increases
+//! a number in the header of the database (`user_version`), which is never lower than it was, and
+//! never higher than the last one in the `-wal`. The last one that was acknowledged is also in the
+//! `-lock`, for the next start.
 
 use std::fs::{self, File};
 use std::io;
@@ -41,8 +42,8 @@ pub(super) struct DatabaseFiles {
 #[derive(Debug)]
 pub(super) struct OpenFiles {
     pub(super) database: File,
-    /// The index of the `-wal`, if there is one.
-    pub(super) index: Option<File>,
+    /// The `-wal` and its index, if there are any.
+    pub(super) log: Option<(File, File)>,
     /// The `-lock`.
     pub(super) noted: File,
 }
@@ -108,12 +109,18 @@ impl DatabaseFiles {
                 Err(source) => return Err(StoreError::Open { path: path.clone(), source }),
             }
         }
+        self.check_content()
+    }
+
+    /// Checks what is in the files that were opened, wherever they are now.
+    fn check_content(&self) -> Result<(), StoreError> {
         let [(database, _), (log, _), ..] = &self.files[..] else { return Ok(()) };
+        let lost = |path: &Path, how| Err(StoreError::Lost { path: path.to_owned(), how });
         if self.is_truncated.load(Ordering::Relaxed) {
             return lost(database, "truncated");
         }
-        if let Some(index) = &self.opened.index
-            && wal::is_truncated(log, index)
+        if let Some((wal, index)) = &self.opened.log
+            && wal::is_truncated(wal, index)
                 .map_err(|source| StoreError::Open { path: log.clone(), source })?
         {
             return lost(log, "truncated");
@@ -123,9 +130,21 @@ impl DatabaseFiles {
         self.spoiled.get().map_or(Ok(()), |how| lost(database, how))
     }
 
-    /// Whether SQLite may copy the `-wal` into the database, as it does when it closes it.
+    /// Whether SQLite may copy the `-wal` into the database, as it does when it closes it. It may
+    /// also do that with a `-wal` that was deleted: what is in there is then not lost.
     pub(super) fn may_be_closed(&self) -> bool {
-        wal::check_continued(&self.files[0].0, &self.opened.database).is_ok()
+        let is_there = |(path, opened): &(PathBuf, FileId)| match FileId::read(path) {
+            Ok((file, _)) => file == *opened,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        // One that is gone has no length.
+        let length = FileId::read(&self.files[0].0).map_or(0, |(_, length)| length);
+        let is_whole = length > 0 && length >= self.length.load(Ordering::Relaxed);
+        let continues = || {
+            let Some((wal, index)) = &self.opened.log else { return true };
+            wal::continues(&self.opened.database, wal, Some(index)).unwrap_or(false)
+        };
+        is_whole && self.files.iter().all(is_there) && self.check_content().is_ok() && continues()
     }
 
     fn spoil(&self, how: &'static str) {
@@ -145,6 +164,12 @@ impl DatabaseFiles {
         let Some(copied) = stored_number(&self.opened.database)? else { return Ok(()) };
         self.compare_numbers(copied, known);
         if copied != known {
+            // What was copied is still in the `-wal`, until something newer is.
+            if let Some((wal, index)) = &self.opened.log
+                && let Some(last) = wal::last_number(wal, index)?
+            {
+                self.compare_numbers(last, copied);
+            }
             let newer = |known: i32| is_before(known, copied).then_some(copied);
             let _ = self.copied.fetch_update(Ordering::Release, Ordering::Relaxed, newer);
         }
@@ -253,7 +278,7 @@ mod tests {
 
     use sqlx::Executor;
 
-    use crate::store::{Store, test_settings};
+    use crate::store::{Store, test_settings, with_suffix};
 
     /// The reader that finds it need not be the one that follows the revocations.
     #[tokio::test]
@@ -275,5 +300,38 @@ mod tests {
         // Closing the file has dropped the locks that SQLite holds on it.
         drop(database);
         store.close().await;
+    }
+
+    /// As long as the database itself is untouched, what is only in the `-wal` is saved in the end.
+    #[tokio::test]
+    async fn a_deleted_wal_is_copied_when_the_database_is_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = test_settings(folder.path());
+        let database = settings.database.file().unwrap().to_owned();
+        let wal = with_suffix(&database, "-wal");
+        for copy_is_put_back in [false, true] {
+            let store = Store::open(&settings).await.unwrap();
+            store.connections.writer().execute("PRAGMA wal_checkpoint(TRUNCATE)").await.unwrap();
+            let older = std::fs::read(&database).unwrap();
+            store.record_running_seconds(7).await.unwrap();
+            if copy_is_put_back {
+                store.connections.writer().execute("PRAGMA wal_checkpoint").await.unwrap();
+            }
+            std::fs::remove_file(&wal).unwrap();
+            assert!(store.problem().unwrap_or_default().contains("-wal was deleted"));
+            if copy_is_put_back {
+                std::fs::write(&database, &older).unwrap();
+            }
+            store.close().await;
+            drop(store);
+            if copy_is_put_back {
+                assert!(std::fs::read(&database).unwrap() == older, "nothing is mixed into it");
+                Store::open(&settings).await.unwrap_err();
+            } else {
+                let store = Store::open(&settings).await.unwrap();
+                assert_eq!(store.running_seconds().await.unwrap(), 7);
+                store.close().await;
+            }
+        }
     }
 }

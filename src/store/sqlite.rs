@@ -147,12 +147,15 @@ async fn probe(
     count_tables(&mut first).await?;
     let index = preallocate_index(path)
         .map_err(|source| StoreError::Open { path: with_suffix(path, "-shm"), source })?;
+    let wal = with_suffix(path, "-wal");
+    let log = wal::found(File::open(&wal));
+    let log = log.map_err(|source| StoreError::Open { path: wal, source })?.zip(index);
     let database =
         File::open(path).map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
     let lock = with_suffix(path, "-lock");
     let noted = OpenOptions::new().read(true).write(true).open(&lock);
     let noted = noted.map_err(|source| StoreError::Open { path: lock, source })?;
-    Ok((first, OpenFiles { database, index, noted }))
+    Ok((first, OpenFiles { database, log, noted }))
 }
 
 /// The number of tables and other schema objects, and how many of them are the table of schema

@@ -5,12 +5,14 @@
 //! as if it had never been longer. But if the last process was killed, the index is still there, and
 //! says how much was committed. SQLite writes the index after the `-wal`, so it never says too much.
 //!
-//! SQLite also copies a `-wal` into whatever database is there: with an older copy, the result is a
+//! SQLite also copies a `-wal` into whatever database is there: with another copy, the result is a
 //! mixture of both. But it begins a `-wal` only when the database on the disk holds everything from
-//! the one before. So the number of the first transaction in a `-wal` is at most one higher than the
-//! number in the file itself, whatever was copied since, and at whatever moment a process was killed.
+//! the one before, and copies only what is committed. So the number in the file itself is at least one
+//! lower than that of the first transaction in the `-wal`, at least as high as that of the last one
+//! that the index calls copied, and at most as high as that of the last one, whatever was copied
+//! since, and at whatever moment a process was killed.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::ops::RangeInclusive;
 use std::os::unix::fs::FileExt;
@@ -24,47 +26,108 @@ use super::{StoreError, with_suffix};
 /// Checks both before SQLite opens the database, which would copy the `-wal` into it.
 pub(super) fn check(database: &Path) -> Result<(), StoreError> {
     check_complete(database)?;
-    let failed = |source| StoreError::Open { path: database.to_owned(), source };
-    match found(File::open(database)).map_err(failed)? {
-        Some(file) => check_continued(database, &file),
-        None => Ok(()),
-    }
-}
-
-/// Checks that the `-wal` continues what is in this file of the database.
-pub(super) fn check_continued(database: &Path, file: &File) -> Result<(), StoreError> {
-    let wal = with_suffix(database, "-wal");
-    // The `-wal` comes first: the number in the file only grows, also while another process copies.
-    let first = found(File::open(&wal)).and_then(|wal| wal.map_or(Ok(None), first_number));
-    let first = first.map_err(|source| StoreError::Open { path: wal, source })?;
-    let number = stored_number(file);
-    let number = number.map_err(|source| StoreError::Open { path: database.to_owned(), source })?;
-    match first {
-        Some(first) if is_before(number.unwrap_or(0), first.wrapping_sub(1)) => {
-            Err(StoreError::OlderCopy { path: database.to_owned() })
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The number of the first transaction in a `-wal`. `None`: it has none, or the last process was
-/// writing the first one.
-fn first_number(wal: File) -> io::Result<Option<i32>> {
-    let read = || -> io::Result<Option<i32>> {
-        let wal = io::BufReader::with_capacity(1 << 16, wal);
-        let Some(mut frames) = Frames::begin(wal)? else { return Ok(None) };
-        // Other programs do not number theirs, and may leave the header alone.
-        while frames.next()? {
-            if big_endian(&frames.frame) == HEADER_PAGE {
-                let mut number = &frames.frame[FRAME_HEADER + NUMBER_AT..];
-                return Ok(Some(number.get_i32()));
+    let (wal, index) = (with_suffix(database, "-wal"), with_suffix(database, "-shm"));
+    let continues = || -> io::Result<bool> {
+        let Some(file) = found(File::open(database))? else { return Ok(true) };
+        for _ in 0..LOOKS {
+            let Some(wal) = found(File::open(&wal))? else { return Ok(true) };
+            let index = found(File::open(&index))?;
+            if continues_now(&file, &wal, index.as_ref())? {
+                return Ok(true);
             }
         }
-        Ok(None)
+        Ok(false)
     };
-    match read() {
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
-        read => read,
+    match continues() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(StoreError::OtherCopy { path: database.to_owned() }),
+        Err(source) => Err(StoreError::Open { path: database.to_owned(), source }),
+    }
+}
+
+/// Whether the `-wal` continues what is in the database. Costs as much as reading it.
+pub(super) fn continues(database: &File, wal: &File, index: Option<&File>) -> io::Result<bool> {
+    for _ in 0..LOOKS {
+        if continues_now(database, wal, index)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The same. `false` is also possible if another process begins the `-wal` anew at this moment.
+fn continues_now(database: &File, wal: &File, index: Option<&File>) -> io::Result<bool> {
+    // What other processes write meanwhile makes the last number in the `-wal` higher, and what they
+    // copy makes the one in the file higher.
+    let before = stored_number(database)?.unwrap_or(0);
+    let index = index.map_or(Ok(None), Committed::read)?;
+    let Some(numbers) = Numbers::read(wal, index.as_ref())? else { return Ok(true) };
+    let after = stored_number(database)?.unwrap_or(0);
+    let is_older = is_before(after, numbers.first.wrapping_sub(1))
+        || numbers.copied.is_some_and(|copied| is_before(after, copied));
+    let is_newer = numbers.last.is_some_and(|last| is_before(last, before));
+    Ok(!is_older && !is_newer)
+}
+
+/// The numbers of transactions in a `-wal`.
+struct Numbers {
+    /// The last process may have been writing this one.
+    first: i32,
+    /// The last one that the index calls copied.
+    copied: Option<i32>,
+    /// The last one that is committed.
+    last: Option<i32>,
+}
+
+impl Numbers {
+    /// `None`: it has none. Other programs do not number theirs, and may leave the header alone.
+    fn read(wal: &File, index: Option<&Committed>) -> io::Result<Option<Self>> {
+        let mut found = None;
+        let mut read = || -> io::Result<()> {
+            let wal = io::BufReader::with_capacity(1 << 16, FromStart { file: wal, at: 0 });
+            let Some(mut frames) = Frames::begin(wal)? else { return Ok(()) };
+            // After a power failure, the index may belong to another one.
+            let index = index.filter(|index| index.salt == frames.salt);
+            let copied = index.map_or(0, |index| index.copied);
+            let mut latest = None;
+            for place in 1.. {
+                if !frames.next()? {
+                    break;
+                }
+                if big_endian(&frames.frame) == HEADER_PAGE {
+                    let mut number = &frames.frame[FRAME_HEADER + NUMBER_AT..];
+                    latest = Some(number.get_i32());
+                }
+                let Some(first) = latest else { continue };
+                let numbers = found.get_or_insert(Self { first, copied: None, last: None });
+                if place <= copied {
+                    numbers.copied = latest;
+                }
+                // With a size of the database, a frame ends a transaction.
+                if big_endian(&frames.frame[4..]) != 0 {
+                    numbers.last = latest;
+                }
+            }
+            Ok(())
+        };
+        match read() {
+            Err(error) if error.kind() != ErrorKind::UnexpectedEof => Err(error),
+            _ => Ok(found),
+        }
+    }
+}
+
+/// Reads an open file from its beginning, wherever others read it.
+struct FromStart<'file> {
+    file: &'file File,
+    at: u64,
+}
+
+impl Read for FromStart<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(bytes, self.at)?;
+        self.at += read as u64;
+        Ok(read)
     }
 }
 
@@ -93,15 +156,30 @@ fn check_complete(database: &Path) -> Result<(), StoreError> {
 }
 
 /// Whether the `-wal` of an open database is shorter than its index says.
-pub(super) fn is_truncated(wal: &Path, index: &File) -> io::Result<bool> {
+pub(super) fn is_truncated(wal: &File, index: &File) -> io::Result<bool> {
     loop {
         let Some(committed) = Committed::read(index)? else { return Ok(false) };
-        if fs::metadata(wal)?.len() >= committed.length() {
+        if wal.metadata()?.len() >= committed.length() {
             return Ok(false);
         }
         // SQLite itself may just have emptied it.
         if Committed::read(index)? == Some(committed) {
             return Ok(true);
+        }
+    }
+}
+
+/// The number of the last transaction in the `-wal` of an open database. `None`: it is not known.
+pub(super) fn last_number(wal: &File, index: &File) -> io::Result<Option<i32>> {
+    loop {
+        let Some(committed) = Committed::read(index)? else { return Ok(None) };
+        let last = committed.last_number(wal);
+        // SQLite may just have begun it anew.
+        if Committed::read(index)?.is_some_and(|now| now.salt == committed.salt) {
+            return match last {
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
+                last => last,
+            };
         }
     }
 }
@@ -117,8 +195,8 @@ struct Committed {
     checksum: [u32; 2],
     /// What distinguishes this `-wal` from those before it: a counter and a random number.
     salt: [u32; 2],
-    /// Whether the database holds all of them.
-    is_copied: bool,
+    /// How many of them the database holds.
+    copied: u32,
 }
 
 impl Committed {
@@ -152,18 +230,37 @@ impl Committed {
             page,
             checksum: [number(24), number(28)],
             salt: [big_endian(&header[32..]), big_endian(&header[36..])],
-            is_copied: native(rest) >= frames,
+            copied: native(rest),
         }))
     }
 
     /// The length of a `-wal` that holds all of this.
     fn length(&self) -> u64 {
-        WAL_HEADER as u64 + u64::from(self.frames) * (FRAME_HEADER + self.page) as u64
+        self.place(self.frames)
+    }
+
+    /// Where the frame is that follows so many others.
+    fn place(&self, frames: u32) -> u64 {
+        WAL_HEADER as u64 + u64::from(frames) * (FRAME_HEADER + self.page) as u64
+    }
+
+    /// The number of the last transaction. Other programs may have written some without one.
+    fn last_number(&self, wal: &File) -> io::Result<Option<i32>> {
+        for frame in (0..self.frames).rev() {
+            let mut number = [0; 4];
+            wal.read_exact_at(&mut number, self.place(frame))?;
+            if u32::from_be_bytes(number) == HEADER_PAGE {
+                let at = self.place(frame) + (FRAME_HEADER + NUMBER_AT) as u64;
+                wal.read_exact_at(&mut number, at)?;
+                return Ok(Some(i32::from_be_bytes(number)));
+            }
+        }
+        Ok(None)
     }
 
     /// Whether the `-wal` with this content holds all of it, or something newer.
     fn is_in(&self, wal: impl Read) -> io::Result<bool> {
-        if self.is_copied {
+        if self.copied >= self.frames {
             return Ok(true);
         }
         match self.follow(io::BufReader::with_capacity(1 << 16, wal)) {
@@ -262,6 +359,9 @@ pub(super) fn found<T>(opened: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
+/// How often to look before the database counts as another one.
+const LOOKS: usize = 3;
+
 /// The header of the index twice, and how many frames were copied.
 const INDEX_HEADER: usize = 2 * INDEX_COPY + 4;
 
@@ -288,6 +388,7 @@ const MAGIC_BIG: u32 = 0x377F_0683;
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::path::PathBuf;
 
     use sqlx::{Connection, Executor};
@@ -453,8 +554,7 @@ mod tests {
             ] {
                 let error = error.to_string();
                 assert!(
-                    error.contains("is older than what the file")
-                        && error.contains("-wal continues"),
+                    error.contains("is not what the file") && error.contains("-wal continues"),
                     "{error}"
                 );
             }

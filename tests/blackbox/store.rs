@@ -269,6 +269,61 @@ async fn an_older_copy_next_to_the_wal_is_refused_at_the_next_start() {
     }
 }
 
+/// Ends a gateway that has noticed a copy over its database: the copy stays as it is, and nothing
+/// uses it together with the `-wal`.
+async fn leaves_alone(gateway: Gateway, copy: &[u8]) {
+    is_overwritten(&gateway).await;
+    gateway.signal("TERM");
+    gateway.signal("TERM");
+    gateway.exited().await;
+    let database = gateway.path("portcullis.db");
+    assert!(std::fs::read(&database).unwrap() == copy, "it is unchanged");
+    for command in [&["run"][..], &["user", "list"], &["user", "disable", "ann@example.com"]] {
+        let (code, output, error) = gateway.command(command).await;
+        assert!(
+            code == 1 && error.contains("portcullis.db-wal continues"),
+            "{command:?}: {code} {output}{error}"
+        );
+    }
+    assert!(std::fs::read(&database).unwrap() == copy, "it is still unchanged");
+}
+
+/// It is as old as the `-wal`, but SQLite would not copy again what it has copied before.
+#[tokio::test]
+async fn a_copy_from_before_a_checkpoint_is_never_written_to() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    run(&gateway, &["PRAGMA wal_checkpoint(TRUNCATE)"]).await;
+    let database = gateway.path("portcullis.db");
+    let older = std::fs::read(&database).unwrap();
+    let (code, _, error) = gateway.command(&["user", "disable", "ann@example.com"]).await;
+    assert_eq!(code, 0, "{error}");
+    gateway.register("carl@example.com").await;
+    // With a reader, the `-wal` goes on after it was copied.
+    let url = format!("sqlite://{}", database.display());
+    let mut reader = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    reader.execute("BEGIN").await.unwrap();
+    reader.execute("SELECT COUNT(*) FROM accounts").await.unwrap();
+    run(&gateway, &["PRAGMA wal_checkpoint(PASSIVE)"]).await;
+    gateway.login("carl@example.com").await;
+    reader.close().await.unwrap();
+    overwrite(&database, &older);
+    leaves_alone(gateway, &older).await;
+}
+
+/// As that of another database: its number is higher than all that the gateway has written.
+#[tokio::test]
+async fn a_newer_copy_written_over_the_database_is_never_written_to() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    run(&gateway, &["PRAGMA wal_checkpoint(TRUNCATE)"]).await;
+    let mut newer = std::fs::read(gateway.path("portcullis.db")).unwrap();
+    newer[60..64].copy_from_slice(&1_000_i32.to_be_bytes());
+    gateway.login("ann@example.com").await;
+    overwrite(&gateway.path("portcullis.db"), &newer);
+    leaves_alone(gateway, &newer).await;
+}
+
 /// What the command writes gets a number that the gateway has read before.
 #[tokio::test]
 async fn no_command_writes_beside_a_gateway_whose_database_was_overwritten() {
