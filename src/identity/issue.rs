@@ -6,6 +6,7 @@
 //! before anything is signed with a new key.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -30,6 +31,8 @@ pub struct SigningKeys {
     /// The keys that the gateway verifies our tokens with.
     live: Arc<LiveKeys>,
     ring: ArcSwap<Ring>,
+    /// The last early key that was reported.
+    reported: AtomicI64,
 }
 
 /// All published keys.
@@ -91,7 +94,8 @@ impl SigningKeys {
         clock: Clock,
         policy: &Policy,
     ) -> Result<Self, KeysError> {
-        let keys = Self { store, clock, live, ring: ArcSwap::default() };
+        let (ring, reported) = (ArcSwap::default(), AtomicI64::new(0));
+        let keys = Self { store, clock, live, ring, reported };
         if !keys.reload().await? {
             let now = keys.clock.unix_seconds();
             // If another process made it meanwhile, that key is loaded.
@@ -102,8 +106,8 @@ impl SigningKeys {
         Ok(keys)
     }
 
-    /// Reads changes by other processes, makes the next key when it is due, and deletes keys whose
-    /// tokens have all expired. On an error, the known keys stay in use.
+    /// Reads changes by other processes, and makes the next key when it is due. On an error, the
+    /// known keys stay in use.
     pub async fn tend(&self, policy: &Policy) -> Result<(), KeysError> {
         let known = self.ring.load().keys.iter().map(|key| key.number).collect::<Vec<_>>();
         if self.store.signing_key_numbers().await? != known {
@@ -111,29 +115,30 @@ impl SigningKeys {
         }
         let now = self.clock.unix_seconds();
         let ring = self.ring.load_full();
-        let Some(newest) = ring.keys.last() else { return Ok(()) };
-        let lead = LEAD.min(policy.key_rotation / 4).as_secs();
+        self.report_early(&ring, now);
+        let Some(newest) = ring.keys.iter().rfind(|key| !key.is_early(now)) else { return Ok(()) };
+        let soon = now.saturating_add(lead(policy));
         let due = newest.signs_from.saturating_add(policy.key_rotation.as_secs());
-        let next = if newest.algorithm != policy.algorithm && newest.signs_from <= now {
-            Some(now.saturating_add(lead))
-        } else {
-            (due <= now.saturating_add(lead)).then(|| due.max(now.saturating_add(lead)))
-        };
-        if let Some(signs_from) = next {
-            if add_key(&self.store, policy.algorithm, newest.number + 1, signs_from, now).await? {
-                tracing::info!(
-                    algorithm = Algorithms::name(policy.algorithm),
-                    signs_from,
-                    "a signing key was made"
-                );
-            }
-            self.reload().await?;
+        let has_other_algorithm = newest.algorithm != policy.algorithm && newest.signs_from <= now;
+        if has_other_algorithm || due <= soon {
+            self.make_next(&ring, policy, now).await?;
         }
-        let over = ring
-            .keys
-            .windows(2)
-            .filter(|pair| pair[1].signs_from.saturating_add(REMEMBERED.as_secs()) < now);
-        let over: Vec<i64> = over.map(|pair| pair[0].number).collect();
+        Ok(())
+    }
+
+    /// Deletes keys whose tokens have all expired by a settled time. If every key is early, as after
+    /// a first start with a clock that was ahead, makes one that is not: no other would ever be due.
+    pub async fn clean(&self, policy: &Policy, settled: u64) -> Result<(), KeysError> {
+        let ring = self.ring.load_full();
+        let now = self.clock.unix_seconds();
+        if !ring.keys.is_empty() && ring.keys.iter().all(|key| key.is_early(now)) {
+            self.make_next(&ring, policy, now).await?;
+        }
+        let starts: Vec<u64> = ring.keys.iter().map(|key| key.signs_from).collect();
+        let is_over = |index| verifies_until(&starts, index).is_some_and(|until| until < settled);
+        let keys = ring.keys.iter().enumerate();
+        let over: Vec<i64> =
+            keys.filter(|(index, _)| is_over(*index)).map(|(_, key)| key.number).collect();
         for &number in &over {
             self.store.delete_signing_key(number).await?;
         }
@@ -141,6 +146,33 @@ impl SigningKeys {
             self.reload().await?;
         }
         Ok(())
+    }
+
+    /// Makes the next key, which signs once verifiers have had time to fetch it.
+    async fn make_next(&self, ring: &Ring, policy: &Policy, now: u64) -> Result<(), KeysError> {
+        let number = ring.keys.last().map_or(0, |key| key.number) + 1;
+        let signs_from = now.saturating_add(lead(policy));
+        if add_key(&self.store, policy.algorithm, number, signs_from, now).await? {
+            tracing::info!(
+                algorithm = Algorithms::name(policy.algorithm),
+                signs_from,
+                "a signing key was made"
+            );
+        }
+        self.reload().await?;
+        Ok(())
+    }
+
+    /// Reports a key that is early, once.
+    fn report_early(&self, ring: &Ring, now: u64) {
+        let Some(early) = ring.keys.iter().rfind(|key| key.is_early(now)) else { return };
+        if self.reported.swap(early.number, Ordering::Relaxed) != early.number {
+            tracing::warn!(
+                kid = early.kid,
+                signs_from = early.signs_from,
+                "a signing key is to sign far in the future: it was made while a clock was ahead, or the clock here is behind; keys are rotated as if it did not exist, and portcullis key rotate makes the next one now"
+            );
+        }
     }
 
     /// Loads the keys again. Returns false if there are none.
@@ -245,6 +277,25 @@ pub(super) fn claims_about<'a>(
     claims
 }
 
+impl SigningKey {
+    /// Whether it signs so late that it was made while a clock was ahead, if ours is right.
+    fn is_early(&self, now: u64) -> bool {
+        self.signs_from > now.saturating_add(LATEST.as_secs())
+    }
+}
+
+/// For how many seconds the next key is published before it signs.
+fn lead(policy: &Policy) -> u64 {
+    LEAD.min(policy.key_rotation / 4).as_secs()
+}
+
+/// When the tokens of a key have all expired, which signs until any later one does. `starts` is
+/// from when each key signs. `None`: there is no later one.
+fn verifies_until(starts: &[u64], index: usize) -> Option<u64> {
+    let ends = starts.get(index + 1..)?.iter().min()?;
+    Some(ends.saturating_add(REMEMBERED.as_secs()))
+}
+
 impl Ring {
     /// Loads the keys of a store, and the set that verifies their tokens.
     async fn load(store: &Store) -> Result<(Self, KeySet), KeysError> {
@@ -333,13 +384,9 @@ pub async fn key_states(
     let signs = starts.iter().rposition(|start| *start <= now);
     let state = |index: usize| match signs {
         Some(signs) if index == signs => KeyState::Signs,
-        Some(signs) if index < signs => KeyState::Remembered {
-            until: starts
-                .get(index + 1)
-                .copied()
-                .unwrap_or(now)
-                .saturating_add(REMEMBERED.as_secs()),
-        },
+        Some(signs) if index < signs => {
+            KeyState::Remembered { until: verifies_until(&starts, index).unwrap_or(now) }
+        }
         _ => KeyState::Next,
     };
     Ok(keys.into_iter().enumerate().map(|(index, key)| (key, state(index))).collect())
@@ -368,6 +415,9 @@ pub async fn rotate(
 
 /// How long a key is published before it signs. Verifiers cache a key set for less.
 const LEAD: Duration = Duration::from_mins(10);
+
+/// How long after now a key may begin to sign: the clocks of gateways differ.
+const LATEST: Duration = Duration::from_mins(70);
 
 /// How long a key stays published after its successor has started to sign.
 const REMEMBERED: Duration = Duration::from_secs(LONGEST_ACCESS_TOKEN.as_secs() + 60);
@@ -476,8 +526,10 @@ mod tests {
             assert_eq!(minted(keys, &policy).await.0, both[1]);
             assert_eq!(published(keys), both, "tokens of the first are still good");
         }
-        clock.advance(REMEMBERED + Duration::from_secs(1));
-        keys.tend(&policy).await.unwrap();
+        clock.advance(REMEMBERED);
+        keys.clean(&policy, clock.unix_seconds()).await.unwrap();
+        assert_eq!(published(&keys), both);
+        keys.clean(&policy, clock.unix_seconds() + 1).await.unwrap();
         assert_eq!(published(&keys), both[1..]);
         assert_eq!(keys.live.load().len(), 1);
     }
@@ -498,5 +550,45 @@ mod tests {
         clock.advance(LEAD);
         keys.tend(&policy).await.unwrap();
         assert_eq!((published(&keys).len(), &minted(&keys, &policy).await.0), (2, &both[1]));
+    }
+
+    /// At a start, and while a gateway runs.
+    #[tokio::test]
+    async fn a_key_that_was_made_while_the_clock_was_ahead_does_not_end_rotation() {
+        const NOW: u64 = 1_900_000_000;
+        const AHEAD: u64 = NOW + 10 * 365 * 24 * 3600;
+        for is_first in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            let (store, policy) = (store(&folder).await, policy());
+            let clock = Clock::fixed(if is_first { AHEAD } else { NOW });
+            let mut keys = load(&store, &clock, &policy).await;
+            clock.set(AHEAD);
+            keys.tend(&policy).await.unwrap();
+            let before = published(&keys);
+            assert_eq!(before.len(), if is_first { 1 } else { 2 });
+            clock.set(NOW);
+            keys = load(&store, &clock, &policy).await;
+            assert_eq!(published(&keys), before, "nothing is due");
+            if is_first {
+                keys.clean(&policy, NOW).await.unwrap();
+            } else {
+                clock.advance(policy.key_rotation);
+                keys.tend(&policy).await.unwrap();
+            }
+            let all = published(&keys);
+            assert_eq!(all.len(), before.len() + 1);
+            assert_eq!(minted(&keys, &policy).await.0, all[0]);
+            clock.advance(LEAD);
+            keys.tend(&policy).await.unwrap();
+            let newest = all.last().unwrap();
+            assert_eq!(minted(&keys, &policy).await.0, *newest);
+            let states = key_states(&store, clock.unix_seconds()).await.unwrap();
+            let until = clock.unix_seconds() + REMEMBERED.as_secs();
+            for (_, state) in &states[..states.len() - 1] {
+                assert_eq!(*state, KeyState::Remembered { until });
+            }
+            keys.clean(&policy, until + 1).await.unwrap();
+            assert_eq!(published(&keys), [newest.as_str()]);
+        }
     }
 }

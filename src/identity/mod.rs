@@ -247,7 +247,7 @@ impl Identity {
             let done = if is_look {
                 self.maintain(&policy, &mut last_import).await
             } else {
-                self.clean(&policy, &mut settled).await.map_err(KeysError::from)
+                self.clean(&policy, &mut settled).await
             };
             match done {
                 Ok(()) => is_behind = false,
@@ -275,8 +275,9 @@ impl Identity {
         Ok(())
     }
 
-    async fn clean(&self, policy: &Policy, settled: &mut SettledTime) -> Result<(), StoreError> {
+    async fn clean(&self, policy: &Policy, settled: &mut SettledTime) -> Result<(), KeysError> {
         if let Some(now) = settled.look(&self.clock) {
+            self.keys.clean(policy, now.as_secs()).await?;
             self.sessions.prune(policy, now).await?;
             self.personal_tokens.prune(now.as_secs()).await?;
             let long_ago = now.saturating_sub(policy.session_lifetime);
@@ -286,7 +287,7 @@ impl Identity {
         for limit in self.budgets.all() {
             limit.prune();
         }
-        self.update_dummy_hashes().await
+        Ok(self.update_dummy_hashes().await?)
     }
 
     /// Makes logins for unknown addresses take as long as those for known ones.
@@ -357,9 +358,13 @@ mod tests {
         let ttl = Duration::from_hours(24);
         let new = NewToken { name: "laptop".to_owned(), roles: None, ttl };
         identity.personal_tokens.add(&account, new, Some(&session.sid), NOW).await.unwrap();
+        let store = identity.store.clone();
+        issue::rotate(&store, policy.algorithm, false, NOW).await.unwrap();
         let count = async || {
+            identity.keys.tend(&policy).await.unwrap();
             let tokens = identity.personal_tokens.of_account(&account.id).await.unwrap();
-            (identity.sessions.goes_on(&session.sid).await.unwrap(), tokens.len())
+            let keys = store.signing_key_numbers().await.unwrap();
+            (identity.sessions.goes_on(&session.sid).await.unwrap(), tokens.len(), keys[0])
         };
 
         let ahead = NOW + 10 * 365 * 24 * 3600;
@@ -368,19 +373,19 @@ mod tests {
         for _ in 0..2 {
             clock.set(ahead);
             identity.clean(&policy, &mut settled).await.unwrap();
-            assert_eq!(count().await, (true, 1));
+            assert_eq!(count().await, (true, 1, 1));
             clock.set(NOW);
             identity.clean(&policy, &mut settled).await.unwrap();
             clock.advance(Duration::from_hours(1));
             identity.clean(&policy, &mut settled).await.unwrap();
         }
-        assert_eq!(count().await, (true, 1));
+        assert_eq!(count().await, (true, 1, 1));
         // What is over is deleted in the end.
         clock.set(ahead);
         for _ in 0..2 {
             clock.advance(Duration::from_hours(1));
             identity.clean(&policy, &mut settled).await.unwrap();
         }
-        assert_eq!(count().await, (false, 0));
+        assert_eq!(count().await, (false, 0, 2));
     }
 }

@@ -24,7 +24,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::task::TaskTracker;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, SettledTime};
 use crate::redis::Redis;
 use crate::store::{
     BEAT, Feed, LOWERED, LogoutTokenRow, News, OlderThan, Presence, REVOCATIONS_PAGE,
@@ -54,6 +54,8 @@ pub struct Revocations {
     seen: AtomicI64,
     pulse: Pulse,
     counted: Mutex<Counted>,
+    /// The time by which received logout tokens are forgotten.
+    settled: Mutex<SettledTime>,
     retention: RwLock<Retention>,
     /// Announces what is written to other gateways; set at most once.
     redis: OnceLock<Arc<Redis>>,
@@ -96,6 +98,7 @@ impl Revocations {
             writes: TaskTracker::new(),
             seen: AtomicI64::new(0),
             pulse: Pulse::default(),
+            settled: Mutex::default(),
             retention: RwLock::new(retention),
             redis: OnceLock::new(),
         };
@@ -427,7 +430,10 @@ impl Revocations {
         });
         self.metrics.revocations(self.list.len());
         let Some(store) = &self.store else { return Ok(()) };
-        store.prune_logout_tokens(now.cast_signed()).await?;
+        let settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner).look(&self.clock);
+        if let Some(settled) = settled {
+            store.prune_logout_tokens(settled.as_secs().cast_signed()).await?;
+        }
         if store.is_shared() {
             store.prune_counters().await?;
         }

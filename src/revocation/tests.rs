@@ -251,6 +251,29 @@ async fn revocations_are_kept_as_long_as_a_token_could_be_accepted() {
     assert_eq!(later.list().len(), 1, "the last row stays, so that no number is used twice");
 }
 
+/// A token that was received counts once, also after a clock was ahead.
+#[tokio::test]
+async fn a_clock_that_is_ahead_forgets_no_logout_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Clock::fixed(NOW);
+    let revocations = load(Some(store(&folder).await), &clock).await;
+    let token = LogoutTokenRow { name: "t".into(), expires_at: (NOW + 600).cast_signed() };
+    let receive =
+        async || revocations.revoke_once(sid("s", corp(), NOW), token.clone()).await.unwrap();
+    assert!(receive().await);
+    for time in [2 * NOW, NOW] {
+        clock.set(time);
+        revocations.prune().await.unwrap();
+        assert!(!receive().await);
+    }
+    clock.advance(Duration::from_hours(1));
+    revocations.prune().await.unwrap();
+    assert!(!receive().await);
+    clock.advance(Duration::from_hours(1));
+    revocations.prune().await.unwrap();
+    assert!(receive().await, "it is over, and forgotten");
+}
+
 /// Whether a clock is ahead at the start or later, for a minute or for longer, the row and the
 /// entry stay until the time has really passed. Restarts do not add up to more.
 #[tokio::test]
