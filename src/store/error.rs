@@ -32,6 +32,14 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
+    /// The files next to the database are not the same for everyone who uses it.
+    #[error("the database {} {how}: under another name, other files are next to it, and changes that were acknowledged would be lost", path.display())]
+    OtherName {
+        /// The file.
+        path: PathBuf,
+        /// Why it has another name, and what to do.
+        how: &'static str,
+    },
     /// The tables were in a `-wal` that is lost, or were never made.
     #[error("the database {} has no tables: what was in it is lost; restore a backup, or move it away and start with `portcullis run --new-store`, without any account, session or revocation", path.display())]
     NoTables {

@@ -5,12 +5,14 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{Access, FallocateFlags, access, fallocate};
+use rustix::fs::{
+    Access, AtFlags, CWD, FallocateFlags, StatxAttributes, StatxFlags, access, fallocate, statx,
+};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use sqlx::any::AnyPoolOptions;
@@ -27,6 +29,7 @@ use super::{StoreError, migrate, wal, with_suffix};
 pub(super) async fn open(path: &Path, is_first: bool) -> Result<Connections, StoreError> {
     let was_written = std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > 0);
     create_private(path).map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
+    check_name(path)?;
     check_kind(path)?;
     warn_if_remote(path);
     // SQLite serialises statements, not schema steps: if two processes began them at the same
@@ -50,6 +53,7 @@ pub(super) async fn open_read_only(path: &Path) -> Result<Option<Connections>, S
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         _ => {}
     }
+    check_name(path)?;
     check_kind(path)?;
     wal::check(path)?;
     let pool = pool(1).connect(&format!("{}?mode=ro", url(path))).await?;
@@ -253,6 +257,30 @@ fn create_private(path: &Path) -> io::Result<()> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Checks that everyone who uses the file finds its `-wal`, `-shm` and `-lock`: they are next to its
+/// name, in one folder. Who comes by another way makes other ones, and sees nothing of what is in
+/// the first. A container that mounts the file alone loses them when it ends.
+fn check_name(path: &Path) -> Result<(), StoreError> {
+    let failed = |source| StoreError::Open { path: path.to_owned(), source };
+    let metadata = std::fs::symlink_metadata(path).map_err(failed)?;
+    let how = if metadata.is_symlink() {
+        "is a symbolic link; name the file that it leads to"
+    } else if metadata.nlink() > 1 {
+        "has another name (a hard link); delete that one"
+    } else if is_mounted(path) {
+        "is mounted without its folder; mount the folder instead"
+    } else {
+        return Ok(());
+    };
+    Err(StoreError::OtherName { path: path.to_owned(), how })
+}
+
+/// Whether the file itself is mounted, as far as the system says.
+fn is_mounted(path: &Path) -> bool {
+    let found = statx(CWD, path, AtFlags::empty(), StatxFlags::empty());
+    found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// Logs a warning if the file is on a network file system, whose locks and memory maps do not reach
@@ -501,6 +529,29 @@ mod tests {
             assert!(error.to_string().contains("has no tables of portcullis"), "{error}");
         }
         assert!(std::fs::read(file(&settings)).unwrap() == before);
+    }
+
+    #[tokio::test]
+    async fn a_database_with_another_name_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = test_settings(folder.path());
+        Store::open(&settings).await.unwrap().close().await;
+        let other = folder.path().join("other.db");
+        let is_refused = async |how: &str| {
+            for error in [
+                Store::open(&settings).await.unwrap_err(),
+                Store::open_read_only(&settings).await.unwrap_err(),
+            ] {
+                assert!(error.to_string().contains(how), "{error}");
+            }
+        };
+        std::fs::hard_link(file(&settings), &other).unwrap();
+        is_refused("has another name (a hard link)").await;
+        std::fs::remove_file(file(&settings)).unwrap();
+        std::os::unix::fs::symlink(&other, file(&settings)).unwrap();
+        is_refused("is a symbolic link").await;
+        std::fs::rename(&other, file(&settings)).unwrap();
+        Store::open(&settings).await.unwrap().close().await;
     }
 
     /// A process that was stopped in the middle is reported, and the wait for it is limited.
