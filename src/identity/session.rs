@@ -275,8 +275,17 @@ impl Sessions {
         policy: &Policy,
         now: Duration,
     ) -> Result<(), RefreshError> {
-        // A counter above the store's comes from a database that was restored since.
-        if is_stale(session, self.stale(policy, now)) || token.counter >= session.counter {
+        if is_stale(session, self.stale(policy, now)) || token.counter == session.counter {
+            return Err(RefreshError::Invalid);
+        }
+        if token.counter > session.counter {
+            // What the store has forgotten it would accept again, from whoever presents it.
+            tracing::warn!(
+                sid = session.id,
+                account = session.account,
+                "a session was ended because its refresh token is newer than what the store knows: the store was restored, or has lost its last changes"
+            );
+            self.end(&session.id, &session.account, policy, now).await?;
             return Err(RefreshError::Invalid);
         }
         let is_in_doubt = self.in_doubt().get(&token.session) == Some(&token.counter);

@@ -8,6 +8,7 @@ use crate::by_mail::sqlite;
 use crate::harness::accounts::{PASSWORD, Tokens, limited, open};
 use crate::harness::client::Request;
 use crate::harness::{Gateway, mint, within};
+use crate::store::run;
 
 const OPERATOR: &str = "the-token-of-the-operators";
 
@@ -39,6 +40,23 @@ async fn a_refresh_token_works_once_and_its_reuse_ends_the_session() {
     // Another session of the account is not affected.
     assert_eq!(gateway.reaches(&bystander.access).await, 200);
     assert_eq!(gateway.refresh(&bystander.refresh).await.status, 200);
+}
+
+/// As after a restore, or when Redis comes back older than it was.
+#[tokio::test]
+async fn a_refresh_token_that_the_store_has_forgotten_ends_the_session() {
+    let gateway = Gateway::start(&open("refresh_reuse_interval = '0s'")).await;
+    gateway.register("ann@example.com").await;
+    let first = gateway.login("ann@example.com").await;
+    let second = Tokens::of(&gateway.refresh(&first.refresh).await);
+    run(&gateway, &["UPDATE sessions SET counter = 0"]).await;
+    gateway.refresh(&second.refresh).await.is(401, "invalid_grant");
+    let words = "a session was ended because its refresh token is newer than what the store knows: the store was restored, or has lost its last changes";
+    gateway.log().until("it is logged", |line| line["message"] == words).await;
+    gateway.refresh(&first.refresh).await.is(401, "invalid_grant");
+    for tokens in [&first, &second] {
+        gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_revoked");
+    }
 }
 
 #[tokio::test]
