@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use super::error::DAMAGED;
 use super::{StoreError, wal, with_suffix};
 
 /// The files of an open database, and its random id.
@@ -192,7 +193,7 @@ impl DatabaseFiles {
     /// Notes that a part of the database cannot be read. The database counts as damaged until an
     /// intact one is opened.
     pub(super) fn record_damage(&self) {
-        self.spoil("damaged");
+        self.spoil(DAMAGED);
     }
 
     /// Takes what the database says about itself: its id, the number of its last revocation, which
@@ -297,6 +298,7 @@ mod tests {
         store.account_by_email("ann@example.com").await.unwrap_err();
         let problem = store.problem().unwrap_or_default();
         assert!(problem.contains("was damaged while it was in use"), "{problem}");
+        assert!(problem.contains("restore the database if this comes again"), "{problem}");
         // Closing the file has dropped the locks that SQLite holds on it.
         drop(database);
         store.close().await;
