@@ -4,6 +4,8 @@
 //! that the copy is not complete, so no gateway starts on half of one. Rows that are there already
 //! are skipped, so a copy that was interrupted goes on when it is started again.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use sqlx::any::{AnyArguments, AnyRow};
 use sqlx::query::{Query, QueryAs};
 use sqlx::{Any, AssertSqlSafe, Row};
@@ -46,17 +48,15 @@ pub enum CopyError {
     /// A part of another copy is there.
     #[error("{0} holds a part of a copy of another database; name an empty database")]
     OtherCopy(String),
-    /// The numbers of rows differ.
+    /// The copy is not what the source is now.
     #[error(
-        "the table `{table}` has {source_rows} rows in the source and {target_rows} in the copy; nothing may write to either: run the command again with --resume"
+        "the table `{table}` of {database} is not that of the database that is copied: one of the two has changed since the copy began; copy into an empty database while nothing writes to either"
     )]
-    Miscounted {
+    Differs {
+        /// The target.
+        database: String,
         /// The table.
         table: &'static str,
-        /// Rows in the source.
-        source_rows: i64,
-        /// Rows in the target.
-        target_rows: i64,
     },
 }
 
@@ -106,22 +106,45 @@ pub async fn copy(
         Database::File(path) => sqlite::open(path, true).await?,
         Database::Postgres(database) => postgres::open(database).await?,
     };
-    begin(&target, to, &id, resumes).await?;
+    if begin(&target, to, &id, resumes).await? == Begun::Complete {
+        compare(&source, &target, to).await?;
+        return Err(CopyError::Complete(to.database.to_string()));
+    }
     for table in &TABLES {
         copy_table(table, &source, &target, |rows| progress(table.name, rows)).await?;
     }
-    let mut counted = Vec::with_capacity(TABLES.len());
-    for table in &TABLES {
-        let (source_rows, target_rows) = (table.count(&source).await?, table.count(&target).await?);
-        if source_rows != target_rows {
-            return Err(CopyError::Miscounted { table: table.name, source_rows, target_rows });
-        }
-        counted.push((table.name, source_rows));
-    }
+    let counted = compare(&source, &target, to).await?;
     target.write_one(sqlx::query("DELETE FROM facts WHERE name = $1").bind(UNFINISHED)).await?;
     source.close().await;
     target.close().await;
     Ok(counted)
+}
+
+/// Checks that both hold the same, and returns the number of rows of each table.
+async fn compare(
+    source: &Connections,
+    target: &Connections,
+    to: &StoreSettings,
+) -> Result<Vec<(&'static str, i64)>, CopyError> {
+    let mut counted = Vec::with_capacity(TABLES.len());
+    for table in &TABLES {
+        let (rows, copied) = (table.contents(source).await?, table.contents(target).await?);
+        if rows != copied {
+            let database = to.database.to_string();
+            return Err(CopyError::Differs { database, table: table.name });
+        }
+        counted.push((table.name, rows.count));
+    }
+    Ok(counted)
+}
+
+/// What a target holds of a copy.
+#[derive(PartialEq, Eq)]
+enum Begun {
+    /// A part, perhaps nothing.
+    Part,
+    /// All of it, as the source was then.
+    Complete,
 }
 
 /// Checks that the target is empty, or holds a part of this copy, and marks it.
@@ -130,18 +153,18 @@ async fn begin(
     to: &StoreSettings,
     id: &str,
     resumes: bool,
-) -> Result<(), CopyError> {
+) -> Result<Begun, CopyError> {
     let database = to.database.to_string();
     let marked: Option<(String,)> = target.first(fact(UNFINISHED)).await?;
     match marked {
         Some((of,)) if of != id => return Err(CopyError::OtherCopy(database)),
         Some(_) if !resumes => return Err(CopyError::Interrupted(database)),
-        Some(_) => return Ok(()),
+        Some(_) => return Ok(Begun::Part),
         None => {}
     }
     let known: Option<(String,)> = target.first(fact(STORE_ID)).await?;
     if resumes && known.is_some_and(|(known,)| known == id) {
-        return Err(CopyError::Complete(database));
+        return Ok(Begun::Complete);
     }
     for table in &TABLES {
         if table.count(target).await? > 0 {
@@ -149,7 +172,7 @@ async fn begin(
         }
     }
     target.write_one(sqlx::query(INSERT_FACT).bind(UNFINISHED).bind(id)).await?;
-    Ok(())
+    Ok(Begun::Part)
 }
 
 async fn copy_table(
@@ -173,6 +196,14 @@ async fn copy_table(
         progress(read);
         last = page.into_iter().last();
     }
+}
+
+/// What is in a table. Databases sort text in different orders, so the order does not count.
+#[derive(Default, PartialEq, Eq)]
+struct Contents {
+    count: i64,
+    /// Of the hashes of all rows.
+    sum: u64,
 }
 
 /// A table that is copied.
@@ -200,6 +231,37 @@ impl Table {
         let counting = format!("SELECT COUNT(*) FROM {}{marks}", self.name);
         let (count,): (i64,) = database.one(sqlx::query_as(AssertSqlSafe(counting))).await?;
         Ok(count)
+    }
+
+    /// Reads all rows. Which facts change without a change of the store does not count.
+    async fn contents(&self, database: &Connections) -> Result<Contents, CopyError> {
+        let (mut contents, mut last) = (Contents::default(), None);
+        loop {
+            let page = self.page_after(database, last.as_ref()).await?;
+            for row in &page {
+                let passes = self.name == "facts" && PASSING.contains(&row.try_get(0)?);
+                if !passes {
+                    contents.count += 1;
+                    contents.sum = contents.sum.wrapping_add(self.hash(row)?);
+                }
+            }
+            last = page.into_iter().last();
+            if last.is_none() {
+                return Ok(contents);
+            }
+        }
+    }
+
+    fn hash(&self, row: &AnyRow) -> Result<u64, sqlx::Error> {
+        let mut hasher = DefaultHasher::new();
+        for (index, (_, kind)) in self.columns.iter().enumerate() {
+            match kind {
+                Kind::Text => row.try_get::<Option<String>, _>(index)?.hash(&mut hasher),
+                Kind::BigInt => row.try_get::<Option<i64>, _>(index)?.hash(&mut hasher),
+                Kind::SmallInt => row.try_get::<Option<i16>, _>(index)?.hash(&mut hasher),
+            }
+        }
+        Ok(hasher.finish())
     }
 
     /// The next rows in the order of the primary key.
@@ -266,6 +328,9 @@ fn fact(name: &str) -> QueryAs<'_, Any, (String,), AnyArguments> {
 
 /// The fact that a copy is not complete: the id of its source.
 pub(super) const UNFINISHED: &str = "copy_unfinished";
+
+/// The facts that say how a database is used, not what is in it.
+const PASSING: [&str; 3] = [UNFINISHED, "trial", "running_seconds"];
 
 /// The number of rows of one transaction.
 const PAGE: usize = 1000;
@@ -477,5 +542,35 @@ mod tests {
         known.sort();
         assert_eq!(found, known);
         store.close().await;
+    }
+
+    /// The number of rows says nothing about a change, nor does the mark of an earlier copy.
+    #[tokio::test]
+    async fn a_copy_of_what_has_changed_since_is_not_complete() {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [from, to] = folders.each_ref().map(|folder| test_settings(folder.path()));
+        if from.database.file().is_none() {
+            return;
+        }
+        let source = Store::open(&from).await.unwrap();
+        let insert = "INSERT INTO accounts VALUES ('u', 'u@x.example', NULL, '', '', 0, 0, 0, 0, 0, NULL, 0)";
+        source.write(sqlx::query(insert)).await.unwrap();
+        copy(&from, &to, false, |_, _| {}).await.unwrap();
+        let again = async || copy(&from, &to, true, |_, _| {}).await.unwrap_err().to_string();
+        source.record_running_seconds(60).await.unwrap();
+        assert!(again().await.contains("is already a complete copy"));
+        source.write(sqlx::query("UPDATE accounts SET disabled = 1")).await.unwrap();
+        let error = again().await;
+        assert!(error.contains("the table `accounts` of"), "{error}");
+        // Interrupted, and resumed after that.
+        let target = Store::open(&to).await.unwrap();
+        let mark = sqlx::query(
+            "INSERT INTO facts SELECT 'copy_unfinished', value FROM facts WHERE name = 'store_id'",
+        );
+        target.write(mark).await.unwrap();
+        target.close().await;
+        let error = again().await;
+        assert!(error.contains("the table `accounts` of"), "{error}");
+        source.close().await;
     }
 }
