@@ -31,8 +31,11 @@ pub(super) fn key(path: &Path, command: &Command) -> Result<(), Failure> {
     with_issuer(path, usage, async |issuer| match command {
         Command::List => list(issuer).await,
         Command::Rotate { compromised } => {
-            let made =
-                rotate(&issuer.store, issuer.policy.algorithm, *compromised, issuer.now).await?;
+            let made = rotate(&issuer.store, issuer.policy.algorithm, *compromised, issuer.now);
+            let made = made.await.map_err(|error| match compromised {
+                true => Failure::Other(format!("{error}; tokens of the other keys may still be accepted: run the command again, or see `portcullis key list`")),
+                false => error.into(),
+            })?;
             Ok(match made {
                 Some(key) => format!(
                     "created {} ({}); it signs from {}{}.\n",

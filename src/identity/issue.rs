@@ -333,13 +333,23 @@ pub async fn verifying_keys(store: &Store) -> Result<KeySet, KeysError> {
 }
 
 /// Generates a key and adds it under this number. Returns false if another process was first.
-pub async fn add_key(
+async fn add_key(
     store: &Store,
     algorithm: Algorithm,
     number: i64,
     signs_from: u64,
     now: u64,
 ) -> Result<bool, KeysError> {
+    let row = generate(algorithm, number, signs_from, now).await?;
+    Ok(store.insert_signing_key(&row).await?)
+}
+
+async fn generate(
+    algorithm: Algorithm,
+    number: i64,
+    signs_from: u64,
+    now: u64,
+) -> Result<SigningKeyRow, KeysError> {
     // Generating an RSA key takes time.
     let made = tokio::task::spawn_blocking(move || generate_private_pem(algorithm))
         .await
@@ -349,15 +359,14 @@ pub async fn add_key(
     let jwk = public_jwk(&private, algorithm).map_err(unusable)?;
     let kid = jwk.get("kid").and_then(Value::as_str).unwrap_or_default().to_owned();
     let (created_at, signs_from) = (now.cast_signed(), signs_from.cast_signed());
-    let row = SigningKeyRow {
+    Ok(SigningKeyRow {
         number,
         kid,
         algorithm: Algorithms::name(algorithm).to_owned(),
         private,
         created_at,
         signs_from,
-    };
-    Ok(store.insert_signing_key(&row).await?)
+    })
 }
 
 /// The current use of a key.
@@ -404,13 +413,13 @@ pub async fn rotate(
     let others = store.signing_key_numbers().await?;
     let number = others.last().copied().unwrap_or(0) + 1;
     let lead = if compromised || number == 1 { 0 } else { LEAD.as_secs() };
-    if !add_key(store, algorithm, number, now.saturating_add(lead), now).await? {
-        return Ok(None);
-    }
-    for other in others.into_iter().filter(|_| compromised) {
-        store.delete_signing_key(other).await?;
-    }
-    Ok(store.signing_keys().await?.into_iter().find(|key| key.number == number))
+    let key = generate(algorithm, number, now.saturating_add(lead), now).await?;
+    let is_added = if compromised {
+        store.replace_signing_keys(&key).await?
+    } else {
+        store.insert_signing_key(&key).await?
+    };
+    Ok(is_added.then_some(key))
 }
 
 /// How long a key is published before it signs. Verifiers cache a key set for less.

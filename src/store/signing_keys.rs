@@ -3,6 +3,7 @@
 
 use zeroize::Zeroizing;
 
+use super::connections::WriteTransaction;
 use super::{Store, StoreError};
 
 /// A key that the built-in issuer signs with, or has signed with before.
@@ -70,6 +71,30 @@ impl Store {
 
     /// Adds a key. Returns false if another process has already added one with its number.
     pub async fn insert_signing_key(&self, key: &SigningKeyRow) -> Result<bool, StoreError> {
+        let mut writing = self.connections.write().await?;
+        let is_added = self.add_signing_key(&mut writing, key).await?;
+        writing.commit().await?;
+        Ok(is_added)
+    }
+
+    /// Adds a key in place of all others. Returns false, and deletes none, if another process has
+    /// already added one with its number.
+    pub async fn replace_signing_keys(&self, key: &SigningKeyRow) -> Result<bool, StoreError> {
+        let mut writing = self.connections.write().await?;
+        let is_added = self.add_signing_key(&mut writing, key).await?;
+        if is_added {
+            let deleting = sqlx::query("DELETE FROM signing_keys WHERE number <> $1");
+            writing.execute(deleting.bind(key.number)).await?;
+        }
+        writing.commit().await?;
+        Ok(is_added)
+    }
+
+    async fn add_signing_key(
+        &self,
+        writing: &mut WriteTransaction,
+        key: &SigningKeyRow,
+    ) -> Result<bool, StoreError> {
         let sealed = self.sealer.seal(&place(&key.kid), key.private.as_bytes())?;
         let adding = sqlx::query(INSERT)
             .bind(key.number)
@@ -78,7 +103,7 @@ impl Store {
             .bind(sealed)
             .bind(key.created_at)
             .bind(key.signs_from);
-        Ok(self.write(adding).await? == 1)
+        Ok(writing.execute(adding).await? == 1)
     }
 
     /// Deletes a key whose last token has expired.
@@ -106,3 +131,44 @@ fn place(kid: &str) -> String {
 
 const INSERT: &str = "INSERT INTO signing_keys (number, kid, algorithm, private, created_at, signs_from) \
     VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (number) DO NOTHING";
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Executor;
+
+    use super::*;
+    use crate::store::test_settings;
+
+    /// Keys that may have been exposed must not outlive what the command says.
+    #[tokio::test]
+    async fn a_key_replaces_all_others_or_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = test_settings(folder.path());
+        if settings.database.file().is_none() {
+            return;
+        }
+        let store = Store::open(&settings).await.unwrap();
+        let key = |number: i64| SigningKeyRow {
+            number,
+            kid: format!("k{number}"),
+            algorithm: "ES256".into(),
+            private: String::from("p").into(),
+            created_at: 1,
+            signs_from: 1,
+        };
+        let numbers = async || store.signing_key_numbers().await.unwrap();
+        for number in [1, 2] {
+            assert!(store.insert_signing_key(&key(number)).await.unwrap());
+        }
+        let fails = "CREATE TRIGGER fails BEFORE DELETE ON signing_keys BEGIN SELECT RAISE(ABORT, 'full'); END";
+        store.connections.writer().execute(fails).await.unwrap();
+        store.replace_signing_keys(&key(3)).await.unwrap_err();
+        assert_eq!(numbers().await, [1, 2]);
+        store.connections.writer().execute("DROP TRIGGER fails").await.unwrap();
+        assert!(!store.replace_signing_keys(&key(2)).await.unwrap());
+        assert_eq!(numbers().await, [1, 2], "another process was first");
+        assert!(store.replace_signing_keys(&key(3)).await.unwrap());
+        assert_eq!(numbers().await, [3]);
+        store.close().await;
+    }
+}
