@@ -102,6 +102,11 @@ impl ServerIdentity {
         }
     }
 
+    /// The history that is known here, or nothing.
+    pub(super) fn known_history(&self) -> String {
+        self.history().clone().unwrap_or_default()
+    }
+
     fn history(&self) -> std::sync::MutexGuard<'_, Option<String>> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }

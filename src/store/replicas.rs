@@ -2,7 +2,9 @@
 //! each of them knows. With SQLite, [`Presence`](super::Presence) keeps this in files.
 //!
 //! Each replica has a row. It is written whenever the replica has read something new, which is at
-//! least once a second: its own heartbeat is among it. The times are those of the database, whose
+//! least once a second: its own heartbeat is among it. The row is named by the replica and the history
+//! that it has read: a standby that takes over gives some numbers again, and what a replica has read
+//! of the other history says nothing about them. The times are those of the database, whose
 //! clock is the only one that all replicas share.
 
 use std::sync::Arc;
@@ -11,7 +13,9 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::identity::DatabaseIdentity;
 use super::presence::Feed;
+use super::revocations::history;
 use super::{Store, StoreError};
 use crate::clock::Clock;
 use crate::limit::LiveGateways;
@@ -20,16 +24,25 @@ use crate::limit::LiveGateways;
 #[derive(Debug)]
 pub(super) struct Replica {
     pub(super) store: Store,
+    reported: tokio::sync::Mutex<Reported>,
+}
+
+/// What a replica has read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Reported {
+    history: String,
     /// Indexed by [`Feed`].
-    reported: tokio::sync::Mutex<[i64; 2]>,
+    read: [i64; 2],
 }
 
 impl Replica {
     /// Makes commands wait for this process from now on.
     pub(super) async fn announce(store: &Store) -> Result<Self, StoreError> {
         let _ = store.replica.set(Uuid::new_v4().to_string());
-        let replica = Self { store: store.clone(), reported: tokio::sync::Mutex::new([-1, -1]) };
-        replica.write([-1, -1]).await?;
+        let nothing = Reported { history: String::new(), read: [-1, -1] };
+        let replica =
+            Self { store: store.clone(), reported: tokio::sync::Mutex::new(nothing.clone()) };
+        replica.write(&nothing).await?;
         store.count_replicas().await?;
         Ok(replica)
     }
@@ -37,12 +50,16 @@ impl Replica {
     /// Announces that this replica knows everything of this kind up to the number `last`.
     pub(super) async fn report_read(&self, feed: Feed, last: i64) {
         let mut reported = self.reported.lock().await;
-        if reported[feed as usize] == last {
+        let mut read = reported.clone();
+        let history = self.store.known_history();
+        if read.history != history {
+            read = Reported { history, read: [-1, -1] };
+        }
+        read.read[feed as usize] = last;
+        if *reported == read {
             return;
         }
-        let mut read = *reported;
-        read[feed as usize] = last;
-        match self.write(read).await {
+        match self.write(&read).await {
             Ok(()) => *reported = read,
             Err(error) => {
                 tracing::debug!(cause = %error, "cannot report to commands what this gateway has read");
@@ -50,9 +67,11 @@ impl Replica {
         }
     }
 
-    async fn write(&self, [revocations, keys]: [i64; 2]) -> Result<(), StoreError> {
+    async fn write(&self, reported: &Reported) -> Result<(), StoreError> {
         let Some(id) = self.store.replica_id() else { return Ok(()) };
-        let writing = sqlx::query_as(REPORT).bind(id).bind(revocations).bind(keys);
+        let ([revocations, keys], name) = (reported.read, format!("{id}/{}", reported.history));
+        let writing = sqlx::query_as(REPORT).bind(name).bind(revocations).bind(keys);
+        let writing = writing.bind(format!("{id}/%"));
         let _: Vec<(i64,)> = self.store.connections.apart(writing).await?;
         Ok(())
     }
@@ -114,6 +133,14 @@ impl Store {
         Ok(seconds)
     }
 
+    /// The history of a server that is known here, or nothing.
+    fn known_history(&self) -> String {
+        match self.connections.identity() {
+            Some(DatabaseIdentity::Server(server)) => server.known_history(),
+            _ => String::new(),
+        }
+    }
+
     /// How many live replicas do not know everything that was written, up to these numbers.
     pub(super) async fn replicas_behind(
         &self,
@@ -129,8 +156,8 @@ impl Store {
     pub(super) async fn leave(&self) {
         let Some(id) = self.replica_id() else { return };
         // If it stays, it is forgotten after ten seconds.
-        let leaving = sqlx::query_as("DELETE FROM replicas WHERE id = $1 RETURNING seen_at");
-        let leaving = self.connections.apart::<(i64,)>(leaving.bind(id));
+        let leaving = sqlx::query_as("DELETE FROM replicas WHERE id LIKE $1 RETURNING seen_at");
+        let leaving = self.connections.apart::<(i64,)>(leaving.bind(format!("{id}/%")));
         let _ = tokio::time::timeout(LEAVING_TIMEOUT, leaving).await;
     }
 }
@@ -138,10 +165,10 @@ impl Store {
 /// How long the last statement of a replica may take.
 const LEAVING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Also forgets replicas that ended long ago. The row need not survive a crash of the server, so
+/// Also forgets replicas that ended long ago, and what this one has read of another history. The row need not survive a crash of the server, so
 /// nothing waits for the disk.
 const REPORT: &str = "WITH fast AS (SELECT set_config('synchronous_commit', 'off', true) AS mode), \
-    gone AS (DELETE FROM replicas WHERE seen_at < CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT) - 3600) \
+    gone AS (DELETE FROM replicas WHERE seen_at < CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT) - 3600 OR (id LIKE $4 AND id <> $1)) \
     INSERT INTO replicas (id, revocations_read, keys_read, seen_at) \
     SELECT $1, $2, $3, CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT) FROM fast WHERE mode = 'off' \
     ON CONFLICT (id) DO UPDATE SET revocations_read = excluded.revocations_read, keys_read = excluded.keys_read, seen_at = excluded.seen_at \
@@ -158,5 +185,44 @@ const LIVE: &str = "SELECT COUNT(*), COALESCE(SUM(CASE WHEN id < $1 THEN 1 ELSE 
 const SILENCE: &str = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT) - MIN(seen_at) FROM replicas \
     WHERE seen_at >= CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT) - 10";
 
-const BEHIND: &str = "SELECT COUNT(*) FROM replicas WHERE seen_at >= CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT) - 10 \
-    AND (revocations_read < $1 OR keys_read < $2)";
+/// A replica of an older version does not name the history.
+const BEHIND: &str = concat!(
+    "SELECT COUNT(*) FROM replicas WHERE seen_at >= CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT) - 10 \
+     AND (revocations_read < $1 OR keys_read < $2 OR (id LIKE '%/%' AND id NOT LIKE '%/' || ",
+    history!(),
+    "))"
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::test_settings;
+
+    /// A standby gives numbers again that the replica has read of the server before it.
+    #[tokio::test]
+    async fn what_was_read_of_another_history_does_not_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&test_settings(folder.path())).await.unwrap();
+        if !store.is_shared() {
+            return;
+        }
+        let replica = Replica::announce(&store).await.unwrap();
+        assert_eq!(store.replicas_behind(0, -1).await.unwrap(), 1, "it has read nothing yet");
+        store.news_after(0).await.unwrap();
+        replica.report_read(Feed::Revocations, 5).await;
+        replica.report_read(Feed::SigningKeys, 1).await;
+        assert_eq!(store.replicas_behind(5, 1).await.unwrap(), 0);
+        assert_eq!(store.replicas_behind(6, 1).await.unwrap(), 1);
+        // As if the row came from another server.
+        store.accept_history("another");
+        replica.report_read(Feed::Revocations, 5).await;
+        assert_eq!(store.replicas_behind(5, -1).await.unwrap(), 1);
+        assert_eq!(store.count_replicas().await.unwrap(), 1);
+        store.accept_history("a third");
+        replica.report_read(Feed::SigningKeys, 1).await;
+        let read = "SELECT revocations_read, keys_read FROM replicas";
+        let rows: Vec<(i64, i64)> = store.connections.all(sqlx::query_as(read)).await.unwrap();
+        assert_eq!(rows, [(-1, 1)], "each kind is read anew");
+        store.close().await;
+    }
+}

@@ -271,9 +271,18 @@ const SELECT_IDENTITY: &str = "SELECT (SELECT value FROM facts WHERE name = 'sto
 
 /// The history of a database is named by its server process and its table. A standby has none: it
 /// may be far behind.
-const SELECT_SERVER: &str = "SELECT (SELECT value FROM facts WHERE name = 'store_id'), (SELECT COALESCE(MAX(seq), 0) FROM revocations), \
-    CASE WHEN pg_is_in_recovery() THEN '' ELSE CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) AS TEXT) || '/' || \
-    CAST(CAST(CAST('revocations' AS regclass) AS oid) AS TEXT) END";
+macro_rules! history {
+    () => {
+        "CASE WHEN pg_is_in_recovery() THEN '' ELSE CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) AS TEXT) || '/' || \
+         CAST(CAST(CAST('revocations' AS regclass) AS oid) AS TEXT) END"
+    };
+}
+pub(super) use history;
+
+const SELECT_SERVER: &str = concat!(
+    "SELECT (SELECT value FROM facts WHERE name = 'store_id'), (SELECT COALESCE(MAX(seq), 0) FROM revocations), ",
+    history!()
+);
 
 const PRUNE: &str = "DELETE FROM revocations WHERE seq IN (SELECT seq FROM revocations WHERE revoked_at < $1 AND noted_at < $2 \
     AND seq < (SELECT MAX(seq) FROM revocations) LIMIT 5000)";
