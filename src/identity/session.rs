@@ -31,9 +31,9 @@ pub struct Sessions {
     store: SessionStore,
     revocations: Arc<Revocations>,
     key: hmac::Key,
-    /// For each session, the counter of the token whose use the store did not acknowledge. The store
-    /// may have used it up although the client never received its successor.
-    in_doubt: Mutex<HashMap<Uuid, i64>>,
+    /// For each session, the last use of a token that the store did not acknowledge. The store may
+    /// have used it up although the client never received its successor.
+    in_doubt: Mutex<HashMap<Uuid, Use>>,
 }
 
 /// The client of a session.
@@ -212,16 +212,26 @@ impl Sessions {
             proof: LoginProof::default(),
         };
         let rotated = self.store.rotate(&used, stale, &scope(policy), seconds(now)).await;
-        let mut issued = rotated.inspect_err(|_| self.doubt(token))?;
+        let mut issued = rotated.map_err(|failed| {
+            if failed.may_be_used {
+                self.doubt(token.session, Use { counter: token.counter, at: used.rotated_at });
+            }
+            failed.error
+        })?;
         let mut counter = token.counter + 1;
         if issued.is_none() {
             let session = self.store.live(&sid).await?.ok_or(RefreshError::Invalid)?;
-            self.check_reuse(token, presenter, &session, policy, now).await?;
+            let settled = self.check_reuse(token, presenter, &session, policy, now).await?;
             counter = if presenter == Presenter::Program { counter } else { session.counter };
-            issued = self.store.issue_again(&sid, &scope(policy), seconds(now)).await?;
+            let again = self.store.issue_again(&sid, &scope(policy), seconds(now)).await;
+            issued = again.inspect_err(|_| {
+                if let Some(unacknowledged) = settled {
+                    self.doubt(token.session, unacknowledged);
+                }
+            })?;
         }
         let issued = issued.ok_or(RefreshError::Invalid)?;
-        self.in_doubt().remove(&token.session);
+        self.settle(token.session, |unacknowledged| unacknowledged.counter < counter);
         let successor = RefreshToken { counter, ..token };
         Ok(SessionGrant::new(issued, sid, successor.encode(&self.key)))
     }
@@ -265,8 +275,9 @@ impl Sessions {
         Err(RefreshError::Invalid)
     }
 
-    /// Whether a token other than the current one may get its successor again: within the interval
-    /// after its own first use, or if nobody has received the successor. Otherwise the session ends.
+    /// Checks that a token other than the current one may get its successor again: within the
+    /// interval after its own first use, or if nobody has received the successor. Otherwise the
+    /// session ends. Returns the use in doubt that is settled by this: the next one is a reuse.
     async fn check_reuse(
         &self,
         token: RefreshToken,
@@ -274,7 +285,7 @@ impl Sessions {
         session: &SessionRow,
         policy: &Policy,
         now: Duration,
-    ) -> Result<(), RefreshError> {
+    ) -> Result<Option<Use>, RefreshError> {
         if is_stale(session, self.stale(policy, now)) || token.counter == session.counter {
             return Err(RefreshError::Invalid);
         }
@@ -288,25 +299,40 @@ impl Sessions {
             self.end(&session.id, &session.account, policy, now).await?;
             return Err(RefreshError::Invalid);
         }
-        let is_in_doubt = self.in_doubt().get(&token.session) == Some(&token.counter);
-        let is_unanswered = (presenter == Presenter::Unanswered || is_in_doubt)
-            && token.counter + 1 == session.counter;
+        let is_last = token.counter + 1 == session.counter;
+        let shown = Use { counter: token.counter, at: session.rotated_at };
+        // Not an earlier use, nor that of another gateway: their successors were received.
+        if is_last && self.settle(token.session, |unacknowledged| *unacknowledged == shown) {
+            return Ok(Some(shown));
+        }
+        let is_unanswered = presenter == Presenter::Unanswered && is_last;
         if is_unanswered || self.is_repeated_in_time(token, session, policy, now).await? {
-            return Ok(());
+            return Ok(None);
         }
         self.end(&session.id, &session.account, policy, now).await?;
         Err(RefreshError::Reused { sid: session.id.clone(), account: session.account.clone() })
     }
 
-    fn doubt(&self, token: RefreshToken) {
+    fn doubt(&self, session: Uuid, unacknowledged: Use) {
         let mut in_doubt = self.in_doubt();
         if in_doubt.len() >= MOST_IN_DOUBT {
             in_doubt.clear();
         }
-        in_doubt.insert(token.session, token.counter);
+        in_doubt.insert(session, unacknowledged);
     }
 
-    fn in_doubt(&self) -> MutexGuard<'_, HashMap<Uuid, i64>> {
+    /// Forgets a session's use in doubt if this applies to it. Of any number of callers, one learns
+    /// that it did.
+    fn settle(&self, session: Uuid, applies: impl FnOnce(&Use) -> bool) -> bool {
+        let mut in_doubt = self.in_doubt();
+        let is_it = in_doubt.get(&session).is_some_and(applies);
+        if is_it {
+            in_doubt.remove(&session);
+        }
+        is_it
+    }
+
+    fn in_doubt(&self) -> MutexGuard<'_, HashMap<Uuid, Use>> {
         self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -479,6 +505,15 @@ impl SessionGrant {
             proof: issued.proof,
         }
     }
+}
+
+/// The use of a refresh token, as the store has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Use {
+    /// The counter of the token.
+    counter: i64,
+    /// Unix milliseconds.
+    at: i64,
 }
 
 /// A decoded refresh token.
@@ -858,32 +893,65 @@ mod tests {
         assert!(issuer.sessions.is_revoked(&sid, &issuer.policy) && written().await > first);
     }
 
-    /// The store may have used a token up, and the client was told to try again.
+    /// The store may have used a token up, and the client was told to try again. Without a time in
+    /// which a token may be repeated, too, one repetition gets the successor.
     #[tokio::test]
     async fn a_use_that_was_not_acknowledged_is_no_reuse() {
         let folder = tempfile::tempdir().unwrap();
         let issuer = Issuer::start(&folder).await;
-        let other = SessionStore::new(issuer.store.clone(), redis().await);
-        let other = Sessions::new(other, Arc::clone(&issuer.revocations));
         let id = issuer.account().await;
-        let first = issuer.login(&id).await.unwrap().refresh_token;
-        let refresh = async |sessions: &Sessions, later: u64| {
-            let now = Duration::from_secs(NOW + later);
-            let policy = &issuer.policy;
-            sessions.refresh(&first, Presenter::Program, &device(), policy, now).await
-        };
+        for interval in [issuer.policy.refresh_reuse_interval, Duration::ZERO] {
+            let policy = Policy { refresh_reuse_interval: interval, ..policy() };
+            let policy = Policy { issuer: ISSUER.to_owned(), ..policy };
+            let first = issuer.login(&id).await.unwrap().refresh_token;
+            let refresh = async |sessions: &Sessions, later: u64| {
+                let now = Duration::from_secs(NOW + later);
+                sessions.refresh(&first, Presenter::Program, &device(), &policy, now).await
+            };
+            // What the store did without saying so.
+            let other = SessionStore::new(issuer.store.clone(), redis().await);
+            let other = Sessions::new(other, Arc::clone(&issuer.revocations));
+            let second = refresh(&other, 0).await.unwrap().refresh_token;
+            let token = issuer.sessions.parse(&first).unwrap();
+            let at = millis(issuer.store.shared_time(Duration::from_secs(NOW)));
+            issuer.sessions.doubt(token.session, Use { counter: token.counter, at });
+            let again = refresh(&issuer.sessions, 3600).await.unwrap().refresh_token;
+            assert_eq!(again, second);
+            let late = refresh(&issuer.sessions, 3600).await;
+            assert!(matches!(late, Err(RefreshError::Reused { .. })), "the successor was received");
+        }
+    }
+
+    /// Whoever presents a token that its owner has used cannot make it valid by presenting it while
+    /// the store is away.
+    #[tokio::test]
+    async fn an_outage_does_not_hide_a_reuse() {
+        let folder = tempfile::tempdir().unwrap();
+        let issuer = Issuer::start(&folder).await;
         let settings = test_settings(folder.path());
         let Some(database) = settings.database.file() else { return };
         let away = folder.path().join("away");
+        let id = issuer.account().await;
+        let refresh = async |token: &str, later: u64| {
+            let now = Duration::from_secs(NOW + later);
+            let policy = &issuer.policy;
+            issuer.sessions.refresh(token, Presenter::Program, &device(), policy, now).await
+        };
+        let first = issuer.login(&id).await.unwrap().refresh_token;
+        let second = refresh(&first, 0).await.unwrap().refresh_token;
+        // Nor does it take away what the owner's client was promised.
+        let token = issuer.sessions.parse(&second).unwrap();
+        let promised = Use { counter: token.counter, at: 0 };
+        issuer.sessions.doubt(token.session, promised);
         std::fs::rename(database, &away).unwrap();
-        assert!(matches!(refresh(&issuer.sessions, 0).await, Err(RefreshError::Store(_))));
+        assert!(matches!(refresh(&first, 3600).await, Err(RefreshError::Store(_))));
         std::fs::rename(&away, database).unwrap();
-        // What the store did without saying so.
-        let second = refresh(&other, 0).await.unwrap().refresh_token;
-        let again = refresh(&issuer.sessions, 3600).await.unwrap().refresh_token;
-        assert_eq!(again, second);
-        let late = refresh(&issuer.sessions, 3600).await;
-        assert!(matches!(late, Err(RefreshError::Reused { .. })), "the successor was received");
+        assert_eq!(issuer.sessions.in_doubt().get(&token.session), Some(&promised));
+        // Sessions in Redis have ended already.
+        let stolen = refresh(&first, 3600).await;
+        let is_refused = matches!(stolen, Err(RefreshError::Reused { .. } | RefreshError::Invalid));
+        assert!(is_refused, "{stolen:?}");
+        assert!(matches!(refresh(&second, 3600).await, Err(RefreshError::Invalid)));
     }
 
     /// Otherwise, a thief gets the token that its owner has for as long as the clock was ahead.

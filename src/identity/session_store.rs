@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use crate::redis::{Redis, SessionUse, SessionsAway, StoredSession};
 use crate::revocation::row;
-use crate::store::{AccountRow, Issued, LoginProof, SessionRow, StaleBefore, Store, StoreError};
+use crate::store::{
+    AccountRow, Issued, LoginProof, NotRotated, SessionRow, StaleBefore, Store, StoreError,
+};
 use crate::token::Revocation;
 
 /// All sessions of the built-in issuer.
@@ -71,7 +73,7 @@ impl SessionStore {
         stale: StaleBefore,
         scope: &str,
         now: i64,
-    ) -> Result<Option<Issued>, StoreError> {
+    ) -> Result<Option<Issued>, NotRotated> {
         let Some(redis) = &self.redis else {
             return self.store.rotate_session(used, stale, scope, now).await;
         };
@@ -92,8 +94,10 @@ impl SessionStore {
             used_after: stale.used_at,
             life: life(session.created_at, used.rotated_at, stale),
         };
-        let is_used = redis.rotate_session(&used.id, &session.account, rotation).await?;
-        Ok(is_used.then_some(issued))
+        match redis.rotate_session(&used.id, &session.account, rotation).await {
+            Ok(is_used) => Ok(is_used.then_some(issued)),
+            Err(away) => Err(NotRotated { error: away.into(), may_be_used: true }),
+        }
     }
 
     /// See [`Store::used_at`].

@@ -73,7 +73,7 @@ pub use self::providers::{ProviderSessionRow, SessionAtProvider};
 pub use self::revocations::{BEAT, News, OlderThan, REVOCATIONS_PAGE, RevocationRow};
 pub use self::seal::{SealError, Sealer};
 pub use self::second_factors::SecondFactor;
-pub use self::sessions::{Issued, LoginProof, MAX_AHEAD, SessionRow, StaleBefore};
+pub use self::sessions::{Issued, LoginProof, MAX_AHEAD, NotRotated, SessionRow, StaleBefore};
 pub use self::signing_keys::SigningKeyRow;
 pub use self::status::StoreStatus;
 #[cfg(test)]

@@ -70,6 +70,21 @@ pub struct Issued {
     pub proof: LoginProof,
 }
 
+/// Why a refresh token was not used up.
+#[derive(Debug)]
+pub struct NotRotated {
+    /// What failed.
+    pub error: StoreError,
+    /// Whether it may have been used up all the same: it is not known how the transaction ended.
+    pub may_be_used: bool,
+}
+
+impl<E: Into<StoreError>> From<E> for NotRotated {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), may_be_used: false }
+    }
+}
+
 impl Store {
     /// Opens a session and issues an access token with it, if the account is still as it was when
     /// its password was checked: of this generation and not disabled. `scope` is that of the
@@ -148,7 +163,7 @@ impl Store {
         stale: StaleBefore,
         scope: &str,
         now: i64,
-    ) -> Result<Option<Issued>, StoreError> {
+    ) -> Result<Option<Issued>, NotRotated> {
         let mut writing = self.connections.write().await?;
         let rotating = sqlx::query(ROTATE)
             .bind(used.rotated_at)
@@ -171,8 +186,10 @@ impl Store {
         .bind(&used.id);
         writing.execute(noting.bind(used.counter).bind(used.rotated_at)).await?;
         let issued = issue(&mut writing, &used.id, scope, now).await?;
-        writing.commit().await?;
-        Ok(issued)
+        match writing.commit().await {
+            Ok(()) => Ok(issued),
+            Err(error) => Err(NotRotated { error, may_be_used: true }),
+        }
     }
 
     /// When the refresh token `counter` of a session was used, in Unix milliseconds. `None`: it was

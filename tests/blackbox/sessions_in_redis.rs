@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::harness::accounts::{Tokens, open};
 use crate::harness::mint::claims;
-use crate::harness::{Gateway, Redis, certificates, within};
+use crate::harness::{Fate, Gateway, Link, Redis, certificates, within};
 
 const ANN: &str = "ann@example.com";
 
@@ -360,4 +360,41 @@ async fn faults_of_redis_log_nobody_out() {
     let served = first.0 + second.0 + third.0;
     let unserved = first.1 + second.1 + third.1;
     assert!(served > 20 && unserved > 0, "{served} served, {unserved} not");
+}
+
+/// Without a time in which a token may be repeated: an answer that was lost is given once, and an
+/// outage makes no token valid that was used before it.
+#[tokio::test]
+async fn a_lost_answer_is_given_once_and_an_outage_gives_none() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let link = Link::to(redis.port());
+    let url = format!("redis://127.0.0.1:{}", link.port());
+    let store = format!("[store]\nredis = '{url}'\nsessions = 'redis'");
+    let gateway = Gateway::start(&open(&format!("refresh_reuse_interval = '0s'\n{store}"))).await;
+    up(&gateway).await;
+    gateway.register(ANN).await;
+    let refresh = async |tokens: &Tokens| {
+        let body = json!({ "refresh_token": tokens.refresh });
+        gateway.post("/auth/refresh", &body).header("User-Agent", "unlucky").send().await
+    };
+    // Redis knows the script from then on.
+    let first = Tokens::of(&refresh(&gateway.login(ANN).await).await);
+    link.strike("unlucky", Fate::Unanswered);
+    refresh(&first).await.is(503, "store_unavailable");
+    assert_eq!(link.struck(), 1);
+    link.mend();
+    up(&gateway).await;
+    let second = Tokens::of(&refresh(&first).await);
+    assert_eq!(gateway.reaches(&second.access).await, 200);
+    refresh(&first).await.is(401, "invalid_grant");
+    refresh(&second).await.is(401, "invalid_grant");
+
+    let used = gateway.login(ANN).await;
+    let newest = Tokens::of(&refresh(&used).await);
+    link.lead_to(1);
+    refresh(&used).await.is(503, "store_unavailable");
+    link.lead_to(redis.port());
+    up(&gateway).await;
+    refresh(&used).await.is(401, "invalid_grant");
+    refresh(&newest).await.is(401, "invalid_grant");
 }
