@@ -18,10 +18,10 @@ use uuid::Uuid;
 use super::device::device;
 use super::policy::Policy;
 use super::session_store::SessionStore;
-use crate::revocation::{Revocations, written};
+use crate::revocation::{Revocations, row, written};
 use crate::store::{
-    AccountRow, Issued, LoginProof, MAX_AHEAD, ProviderSessionRow, SessionRow, StaleBefore,
-    StoreError,
+    AccountRow, Issued, LoginProof, LogoutTokenRow, MAX_AHEAD, NamedThere, ProviderSessionRow,
+    SessionAtProvider, SessionRow, StaleBefore, StoreError,
 };
 use crate::token::{Revocation, RevokedBy, Scope};
 
@@ -458,6 +458,25 @@ impl Sessions {
         }
         self.store.database().delete_provider_session(sid).await?;
         Ok(if is_over { Ended::Before } else { Ended::Now })
+    }
+
+    /// Ends the sessions that a logout token of the provider `issuer` names, and returns them. `None`:
+    /// it was received before.
+    pub(super) async fn end_once(
+        &self,
+        token: &LogoutTokenRow,
+        there: (&str, NamedThere<'_>),
+        policy: &Policy,
+        now: Duration,
+    ) -> Result<Option<Vec<SessionAtProvider>>, StoreError> {
+        let each = row(&ended("", policy, now));
+        let written = self.store.database().end_sessions_once(token, there, &each).await?;
+        let Some(sessions) = written else { return Ok(None) };
+        for session in &sessions {
+            self.revocations.written(ended(&session.session, policy, now));
+        }
+        self.store.end_elsewhere(&sessions, seconds(now)).await;
+        Ok(Some(sessions))
     }
 
     /// The sessions of an account that go on, the one used last in front, and how many more there

@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::redis::{Redis, SessionUse, SessionsAway, StoredSession};
 use crate::revocation::row;
 use crate::store::{
-    AccountRow, Issued, LoginProof, NotRotated, SessionRow, StaleBefore, Store, StoreError,
+    AccountRow, Issued, LoginProof, NotRotated, SessionAtProvider, SessionRow, StaleBefore, Store,
+    StoreError,
 };
 use crate::token::Revocation;
 
@@ -210,6 +211,16 @@ impl SessionStore {
         };
         redis.end_session(id, account, now).await?;
         Ok(false)
+    }
+
+    /// Ends sessions outside the database whose ends and revocations are written. Those that cannot
+    /// be reached end when they are used.
+    pub(super) async fn end_elsewhere(&self, ended: &[SessionAtProvider], now: i64) {
+        let Some(redis) = &self.redis else { return };
+        for SessionAtProvider { session, account, .. } in ended {
+            // Redis reports itself that it is away.
+            let _ = redis.end_session(session, account, now).await;
+        }
     }
 
     /// The session that a new personal access token is bound to in the database. `None`: it is not

@@ -298,7 +298,7 @@ pub(super) mod tests {
         }
     }
 
-    fn session(id: &str, generation: i64) -> SessionRow {
+    pub(in crate::store) fn session(id: &str, generation: i64) -> SessionRow {
         SessionRow {
             id: id.into(),
             account: "a".into(),
@@ -314,7 +314,7 @@ pub(super) mod tests {
         }
     }
 
-    fn revocation(kind: &str, value: &str) -> RevocationRow {
+    pub(in crate::store) fn revocation(kind: &str, value: &str) -> RevocationRow {
         RevocationRow {
             kind: kind.into(),
             value: value.into(),

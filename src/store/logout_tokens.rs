@@ -1,7 +1,8 @@
 //! The table of received logout tokens, so that each one counts only once.
 
-use super::revocations::write_revocations;
-use super::{RevocationRow, Store, StoreError};
+use super::providers::{OF_PERSON, forget_provider_session};
+use super::revocations::{END_SESSION, write_revocations};
+use super::{RevocationRow, SessionAtProvider, Store, StoreError};
 
 /// The name of a logout token, and how long to remember it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,6 +11,15 @@ pub struct LogoutTokenRow {
     pub name: String,
     /// Unix seconds: from then on, the token is rejected because of its time.
     pub expires_at: i64,
+}
+
+/// What a logout token names at its provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NamedThere<'a> {
+    /// One session there (`sid`).
+    Session(&'a str),
+    /// A person (`sub`).
+    Person(&'a str),
 }
 
 impl Store {
@@ -31,6 +41,36 @@ impl Store {
         Ok(written.first().copied())
     }
 
+    /// Ends our sessions that belong to what a logout token of the provider `issuer` names, together
+    /// with the token, and returns them. `revocation` is that of each, but for its value. `None`: the
+    /// token was received before, and nothing was written. Also writes nothing on an error.
+    pub async fn end_sessions_once(
+        &self,
+        token: &LogoutTokenRow,
+        (issuer, named): (&str, NamedThere<'_>),
+        revocation: &RevocationRow,
+    ) -> Result<Option<Vec<SessionAtProvider>>, StoreError> {
+        let mut writing = self.connections.write().await?;
+        let receiving = sqlx::query(RECEIVE).bind(&token.name).bind(token.expires_at);
+        if writing.execute(receiving).await? == 0 {
+            return Ok(None);
+        }
+        let naming = match named {
+            NamedThere::Session(sid) => sqlx::query_as(OF_SID).bind(issuer).bind(sid),
+            NamedThere::Person(subject) => sqlx::query_as(OF_PERSON).bind(issuer).bind(subject),
+        };
+        let sessions: Vec<SessionAtProvider> = writing.all(naming).await?;
+        for SessionAtProvider { session, .. } in &sessions {
+            let ending = sqlx::query(END_SESSION).bind(revocation.revoked_at).bind(session);
+            writing.execute(ending).await?;
+            writing.execute(forget_provider_session(session)).await?;
+            let row = RevocationRow { value: session.clone(), ..revocation.clone() };
+            write_revocations(&mut writing, &[row]).await?;
+        }
+        writing.commit().await?;
+        Ok(Some(sessions))
+    }
+
     /// Deletes the logout tokens that have expired at `now`, in Unix seconds.
     pub async fn prune_logout_tokens(&self, now: i64) -> Result<(), StoreError> {
         self.write(sqlx::query("DELETE FROM logout_tokens WHERE over_at <= $1").bind(now)).await?;
@@ -38,8 +78,10 @@ impl Store {
     }
 }
 
-pub(super) const RECEIVE: &str =
+const RECEIVE: &str =
     "INSERT INTO logout_tokens (name, over_at) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+
+const OF_SID: &str = "SELECT session, account, idp, issuer, claimed_until FROM provider_sessions WHERE issuer = $1 AND sid = $2";
 
 #[cfg(test)]
 mod tests {

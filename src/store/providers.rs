@@ -3,10 +3,13 @@
 use std::collections::HashSet;
 use std::fmt;
 
+use sqlx::Any;
+use sqlx::any::AnyArguments;
+use sqlx::query::Query;
 use zeroize::Zeroizing;
 
 use super::accounts::insert_account;
-use super::{AccountRow, LogoutTokenRow, Store, StoreError};
+use super::{AccountRow, Store, StoreError};
 
 /// The part of a session that the provider knows about.
 #[derive(Clone)]
@@ -170,8 +173,7 @@ impl Store {
         if found.is_none() {
             return Ok(());
         }
-        let forgetting = sqlx::query("DELETE FROM provider_sessions WHERE session = $1");
-        self.write(forgetting.bind(session)).await?;
+        self.write(forget_provider_session(session)).await?;
         Ok(())
     }
 
@@ -282,29 +284,6 @@ impl Store {
         self.connections.all(asking).await
     }
 
-    /// Our live sessions that belong to a session at the provider.
-    pub async fn sessions_of_sid(
-        &self,
-        issuer: &str,
-        sid: &str,
-    ) -> Result<Vec<SessionAtProvider>, StoreError> {
-        let asking = sqlx::query_as(OF_SID).bind(issuer).bind(sid);
-        self.connections.all(asking).await
-    }
-
-    /// Remembers a logout token. Returns false if it was received before.
-    pub async fn receive_logout_token(&self, token: &LogoutTokenRow) -> Result<bool, StoreError> {
-        let receiving =
-            sqlx::query(super::logout_tokens::RECEIVE).bind(&token.name).bind(token.expires_at);
-        Ok(self.write(receiving).await? == 1)
-    }
-
-    /// Forgets a logout token whose logout failed, so that the provider can send it again.
-    pub async fn forget_logout_token(&self, name: &str) -> Result<(), StoreError> {
-        self.write(sqlx::query("DELETE FROM logout_tokens WHERE name = $1").bind(name)).await?;
-        Ok(())
-    }
-
     /// Forgets what providers know about sessions that cannot be used any more: they began at or
     /// before `before`, in Unix seconds, or their account has another generation.
     pub async fn prune_provider_sessions(&self, before: i64) -> Result<(), StoreError> {
@@ -321,6 +300,11 @@ impl Store {
     pub fn flight_secret_key(&self) -> Zeroizing<[u8; 32]> {
         self.sealer.derive("portcullis login flights secrets v1")
     }
+}
+
+/// The statement that forgets what the provider knows about a session.
+pub(super) fn forget_provider_session(session: &str) -> Query<'_, Any, AnyArguments> {
+    sqlx::query("DELETE FROM provider_sessions WHERE session = $1").bind(session)
 }
 
 /// What the tokens of a session are sealed for.
@@ -355,9 +339,7 @@ const FINISH: &str = "UPDATE provider_sessions SET claimed_until = 0, due_at = $
 
 const POSTPONE: &str = "UPDATE provider_sessions SET due_at = $3 WHERE issuer = $1 AND due_at < $3 AND claimed_until <= $2";
 
-const OF_PERSON: &str = "SELECT session, account, idp, issuer, claimed_until FROM provider_sessions WHERE issuer = $1 AND subject = $2";
-
-const OF_SID: &str = "SELECT session, account, idp, issuer, claimed_until FROM provider_sessions WHERE issuer = $1 AND sid = $2";
+pub(super) const OF_PERSON: &str = "SELECT session, account, idp, issuer, claimed_until FROM provider_sessions WHERE issuer = $1 AND subject = $2";
 
 const PRUNE: &str = "DELETE FROM provider_sessions WHERE created_at <= $1 \
     OR generation <> (SELECT generation FROM accounts WHERE accounts.id = account)";
@@ -365,8 +347,8 @@ const PRUNE: &str = "DELETE FROM provider_sessions WHERE created_at <= $1 \
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::accounts::tests::account;
-    use crate::store::test_settings as settings;
+    use crate::store::accounts::tests::{account, revocation, session};
+    use crate::store::{LogoutTokenRow, NamedThere, test_settings as settings};
 
     const ISSUER: &str = "https://login.test";
 
@@ -481,7 +463,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn live_sessions_are_found_by_person_and_by_the_providers_session() {
+    async fn live_sessions_are_found_by_person() {
         let folder = tempfile::tempdir().unwrap();
         let store = store(&folder).await;
         store.insert_account_of_person(&account("a", "a@x.example"), ISSUER, "u-1").await.unwrap();
@@ -489,19 +471,53 @@ mod tests {
         open(&store, "t", Some(200)).await;
         assert_eq!(store.sessions_of_person(ISSUER, "u-1").await.unwrap().len(), 2);
         assert_eq!(store.sessions_of_person("https://other.test", "u-1").await.unwrap(), []);
-        assert_eq!(names(&store.sessions_of_sid(ISSUER, "there t").await.unwrap()), ["t"]);
         store.delete_provider_session("t").await.unwrap();
         assert_eq!(names(&store.sessions_of_person(ISSUER, "u-1").await.unwrap()), ["s"]);
-        assert_eq!(store.sessions_of_sid(ISSUER, "there t").await.unwrap(), []);
         assert_eq!(names(&store.sessions_to_recheck(999, 9).await.unwrap()), ["s"]);
         store.prune_provider_sessions(99).await.unwrap();
         assert!(store.provider_session("s").await.unwrap().is_some());
         store.prune_provider_sessions(100).await.unwrap();
         assert!(store.provider_session("s").await.unwrap().is_none());
-        let token = LogoutTokenRow { name: "n".into(), expires_at: 100 };
-        assert!(store.receive_logout_token(&token).await.unwrap());
-        assert!(!store.receive_logout_token(&token).await.unwrap());
-        store.forget_logout_token("n").await.unwrap();
-        assert!(store.receive_logout_token(&token).await.unwrap());
+    }
+
+    /// Everything is written or nothing: the provider sends a token again whose receipt was not
+    /// acknowledged, and never one that was.
+    #[tokio::test]
+    async fn a_logout_token_is_written_with_the_ends_of_its_sessions() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder).await;
+        store.insert_account_of_person(&account("a", "a@x.example"), ISSUER, "u-1").await.unwrap();
+        for id in ["s", "t", "u"] {
+            store.open_session(&session(id, 0), "=x").await.unwrap().unwrap();
+            open(&store, id, Some(200)).await;
+        }
+        let end = async |name: &str, issuer: &str, named: NamedThere<'_>| {
+            let token = LogoutTokenRow { name: name.into(), expires_at: 100 };
+            let each = revocation("sid", "");
+            let ended = store.end_sessions_once(&token, (issuer, named), &each).await;
+            ended.map(|ended| ended.map(|ended| names(&ended).join(" ")))
+        };
+        let revoked = async || {
+            let rows = store.revocations_after(0).await.unwrap();
+            rows.into_iter().map(|row| row.value).collect::<Vec<_>>().join(" ")
+        };
+        let person = NamedThere::Person("u-1");
+        assert_eq!(end("1", "https://other.test", person).await.unwrap().as_deref(), Some(""));
+        let one = NamedThere::Session("there t");
+        assert_eq!(end("2", ISSUER, one).await.unwrap().as_deref(), Some("t"));
+        assert_eq!(end("2", ISSUER, person).await.unwrap(), None);
+        assert_eq!(revoked().await, "t");
+        // The last statement fails.
+        let renaming = |from, to| sqlx::AssertSqlSafe(format!("ALTER TABLE {from} RENAME TO {to}"));
+        store.write(sqlx::query(renaming("revocations", "gone"))).await.unwrap();
+        end("3", ISSUER, person).await.unwrap_err();
+        store.write(sqlx::query(renaming("gone", "revocations"))).await.unwrap();
+        assert!(store.live_session("s").await.unwrap().is_some());
+        assert_eq!(end("3", ISSUER, person).await.unwrap().as_deref(), Some("s u"));
+        assert_eq!(revoked().await, "t s u");
+        for id in ["s", "t", "u"] {
+            assert!(store.live_session(id).await.unwrap().is_none(), "{id}");
+            assert!(store.provider_session(id).await.unwrap().is_none(), "{id}");
+        }
     }
 }

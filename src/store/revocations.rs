@@ -262,7 +262,8 @@ const INSERT: &str = "INSERT INTO revocations (kind, value, scope, revoked_at, s
 
 const CUTOFF: &str = "SELECT COALESCE(MAX(revoked_at), 0) FROM revocations WHERE kind = 'subject' AND value = $1 AND scope IN ('*', $2)";
 
-const END_SESSION: &str = "UPDATE sessions SET ended_at = $1 WHERE id = $2 AND ended_at IS NULL";
+pub(super) const END_SESSION: &str =
+    "UPDATE sessions SET ended_at = $1 WHERE id = $2 AND ended_at IS NULL";
 
 const AFTER: &str = "SELECT kind, value, scope, revoked_at, seq FROM revocations WHERE seq > $1 ORDER BY seq LIMIT $2";
 

@@ -13,8 +13,8 @@ use crate::identity::provider::{Person, Provider, SetOfTokens};
 use crate::identity::request::Request;
 use crate::identity::session::Ended;
 use crate::identity::{Identity, Policy, audit};
-use crate::store::{LogoutTokenRow, SessionAtProvider};
-use crate::token::{Revocation, RevokedBy};
+use crate::store::{LogoutTokenRow, NamedThere, SessionAtProvider, StoreError};
+use crate::token::RevokedBy;
 
 impl Identity {
     /// Where the person logs out at the provider of a session. `None`: it did not begin at one, or
@@ -54,42 +54,27 @@ impl Identity {
             name: name(provider, token.jti()),
             expires_at: token.expires_at().cast_signed(),
         };
-        if !self.store.receive_logout_token(&received).await? {
-            return Err(IdentityError::Request(RequestFault::LogoutToken).into());
-        }
-        match self.end_named_there(provider, token.into_revocation(), policy).await {
-            Ok(()) => Ok(Outcome::LoggedOutThere),
-            Err(error) => {
-                self.store.forget_logout_token(&received.name).await?;
-                Err(error.into())
-            }
-        }
-    }
-
-    async fn end_named_there(
-        &self,
-        provider: &Provider,
-        named: Revocation,
-        policy: &Policy,
-    ) -> Result<(), IdentityError> {
-        let issuer = &provider.settings().issuer;
-        let sessions = match named.by {
-            RevokedBy::Sid => self.store.sessions_of_sid(issuer, &named.value).await?,
-            _ => self.store.sessions_of_person(issuer, &named.value).await?,
+        let named = token.into_revocation();
+        let there = match named.by {
+            RevokedBy::Sid => NamedThere::Session(&named.value),
+            _ => NamedThere::Person(&named.value),
         };
-        for session in &sessions {
-            self.end_from_provider(session, "logged_out_at_provider", policy).await?;
+        let there = (&*provider.settings().issuer, there);
+        let now = self.clock.unix_time();
+        let ended = self.sessions.end_once(&received, there, policy, now).await?;
+        let ended = ended.ok_or(IdentityError::Request(RequestFault::LogoutToken))?;
+        for SessionAtProvider { session, account, idp, .. } in &ended {
+            audit::from_provider("logged_out_at_provider", account, idp, session);
         }
-        Ok(())
+        Ok(Outcome::LoggedOutThere)
     }
 
     /// Ends a session because its provider says so.
     pub(super) async fn end_from_provider(
         &self,
         session: &SessionAtProvider,
-        event: &'static str,
         policy: &Policy,
-    ) -> Result<(), IdentityError> {
+    ) -> Result<(), StoreError> {
         let SessionAtProvider { session: sid, account, idp, .. } = session;
         let now = self.clock.unix_time();
         if !matches!(
@@ -101,7 +86,7 @@ impl Identity {
             self.sessions.revoke(sid, policy, now).await?;
             self.store.delete_provider_session(sid).await?;
         }
-        audit::from_provider(event, account, idp, sid);
+        audit::from_provider("ended_by_provider", account, idp, sid);
         Ok(())
     }
 
@@ -118,7 +103,7 @@ impl Identity {
             // Another section of this issuer may still let them in.
             let began_at = policy.provider_of(&session.idp, issuer);
             if began_at.is_some_and(|own| own.settings().name == provider.settings().name) {
-                self.end_from_provider(&session, "ended_by_provider", policy).await?;
+                self.end_from_provider(&session, policy).await?;
             }
         }
         // Personal access tokens outlive sessions.

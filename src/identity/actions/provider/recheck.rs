@@ -153,7 +153,7 @@ impl Identity {
         if tokens.refresh.is_none() {
             let login = &*provider.settings().name;
             tracing::warn!(login, sid, "a person did not log in at the provider again in time");
-            return Ok(self.end_from_provider(session, "ended_by_provider", policy).await?);
+            return Ok(self.end_from_provider(session, policy).await?);
         }
         let last_id = tokens.id.clone();
         let renewed = match self.renew_patiently(provider, sid, tokens).await {
@@ -162,7 +162,7 @@ impl Identity {
                 if session.is_in_doubt() {
                     return Ok(self.await_person(provider, sid, last_id).await?);
                 }
-                return Ok(self.end_from_provider(session, "ended_by_provider", policy).await?);
+                return Ok(self.end_from_provider(session, policy).await?);
             }
             Some(Err(failed)) => {
                 let is_in_doubt = failed.may_be_spent || session.is_in_doubt();
