@@ -292,8 +292,9 @@ fn the_default_file_passes_its_own_check() {
     assert_snapshot!(folder.run(&["check"]).ok(), @"
     gateway.toml: ok: 5 routes, 1 issuer, 1 upstream, 1 limit, 5 tests passed
     limits of route `auth`:
-      each account: 5 failed logins and 60 logouts a minute (built in)
-      each address: 5 logins, 5 registrations, 5 mails, 5 mailed links, 10 current passwords, 10 new tokens, 60 returns from a login provider, 60 refreshes and 60 logouts a minute (built in)
+      each account: 5 failed logins a minute (built in)
+      each session: 4 wrong current passwords a minute (built in)
+      each address: 5 logins, 5 registrations, 5 mails, 5 mailed links, 10 current passwords, 10 new tokens, 60 returns from a login provider and 60 refreshes a minute (built in)
     ");
     assert!(!folder.path().join("portcullis.secret").exists(), "`check` makes no files");
 }

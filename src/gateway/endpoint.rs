@@ -21,6 +21,7 @@ use crate::identity::endpoints::{Action, Budget};
 use crate::identity::request::{LONGEST_BODY, account_named};
 use crate::identity::{Identity, IdentityError, Mount, Policy, Registration, Request};
 use crate::limit::{Cell, Exceeded, KeyKind, Limit};
+use crate::token::VerifiedToken;
 
 impl Gateway {
     /// The response of an endpoint of the built-in issuer. If the client is a person, a refusal
@@ -68,8 +69,12 @@ impl Gateway {
             return Err(NoRoute::NotFound.into());
         };
         let (endpoint, origin) = (matched.endpoint(), matched.origin());
-        let subject = caller.as_ref().map(|caller| caller.token().subject());
-        let named = match subject {
+        let token = caller.as_ref().map(|caller| &***caller.token());
+        if token.is_some_and(VerifiedToken::is_personal) && !endpoint.takes_personal_tokens() {
+            // Nothing is counted: its holder must not use up what its owner needs to revoke it.
+            return Err(Refusal::Identity(Box::new(IdentityError::PersonalToken.into())));
+        }
+        let named = match token {
             Some(_) => None,
             None => account_named(&parts.headers, &body),
         };
@@ -78,9 +83,9 @@ impl Gateway {
             endpoint.action != Action::Register || policy.registration == Registration::Open;
         if let (Some(budget), true) = (endpoint.budget, is_offered) {
             let client = client.ip();
-            let account = (subject, named.as_deref());
+            let who = (token, named.as_deref());
             let counted = match self
-                .count_by_client_and_account(route, identity, budget, client, account, exchange)
+                .count_by_client_and_account(route, identity, budget, client, who, exchange)
             {
                 Ok(()) => exchange.confirm().await,
                 Err(limited) => Err(limited),
@@ -136,8 +141,8 @@ impl Gateway {
         count(exceeds, limit, taken, exchange)
     }
 
-    /// Counts a request by its address and the account that it names: by the built-in limits, and
-    /// by the limit of the route. A request that must name an account but does not is refused
+    /// Counts a request by its address, its session and the account that it names: by the built-in
+    /// limits, and by the limit of the route. A request that must name an account but does not is refused
     /// anyway, costs nothing, and takes no place in a limit.
     fn count_by_client_and_account(
         &self,
@@ -145,23 +150,25 @@ impl Gateway {
         identity: &Identity,
         budget: Budget,
         client: IpAddr,
-        (caller, named): (Option<&str>, Option<&str>),
+        (caller, named): (Option<&VerifiedToken>, Option<&str>),
         exchange: &mut Exchange,
     ) -> Result<(), Refusal> {
-        let account = caller.or(named).filter(|_| budget.names_account());
+        let account = caller.map(VerifiedToken::subject).or(named);
+        let account = account.filter(|_| budget.names_account());
         if budget.names_account() && account.is_none() {
             return Ok(());
         }
         let own = route.limit.as_ref();
         let budgets = identity.budgets();
-        let counted = caller
-            .and_then(|caller| budgets.by_caller(budget, caller))
-            .or_else(|| budgets.by_address(budget, client, own.map(|own| &**own)));
-        if let Some((limit, taken)) = counted {
+        if let Some((limit, taken)) = budgets.by_address(budget, client, own.map(|own| &**own)) {
+            self.count_built_in(&limit, taken, exchange)?;
+        }
+        let session = caller.and_then(VerifiedToken::sid);
+        if let Some((limit, taken)) = session.and_then(|sid| budgets.by_session(budget, sid)) {
             self.count_built_in(&limit, taken, exchange)?;
         }
         let Some(account) = account else { return Ok(()) };
-        if let Some((limit, taken)) = identity.budgets().by_account(budget, account) {
+        if let Some((limit, taken)) = budgets.by_account(budget, account) {
             self.count_built_in(&limit, taken, exchange)?;
         }
         match own {

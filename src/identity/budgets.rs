@@ -21,16 +21,17 @@ pub struct Budgets {
     guesses: Arc<Limit>,
     register: Arc<Limit>,
     refresh: Arc<Limit>,
-    logout: Arc<Limit>,
     mail: Arc<Limit>,
     link: Arc<Limit>,
     password: Arc<Limit>,
+    session: Arc<Limit>,
     token: Arc<Limit>,
     callback: Arc<Limit>,
 }
 
 impl Default for Budgets {
     fn default() -> Self {
+        let fewer = NonZeroU32::new(4).expect("four is not zero");
         let few = NonZeroU32::new(5).expect("five is not zero");
         let several = NonZeroU32::new(10).expect("ten is not zero");
         let many = NonZeroU32::new(60).expect("sixty is not zero");
@@ -40,10 +41,10 @@ impl Default for Budgets {
             guesses: limit("identity-login-address", few, Count::Failures),
             register: limit("identity-register", few, Count::All),
             refresh: limit("identity-refresh", many, Count::All),
-            logout: limit("identity-logout", many, Count::All),
             mail: limit("identity-mail", few, Count::All),
             link: limit("identity-link", few, Count::All),
             password: limit("identity-password", several, Count::All),
+            session: limit("identity-password-session", fewer, Count::Failures),
             token: limit("identity-token", several, Count::All),
             callback: limit("identity-callback", many, Count::All),
         }
@@ -69,7 +70,6 @@ impl Budgets {
             Budget::Login => &self.login,
             Budget::Register => &self.register,
             Budget::Refresh => &self.refresh,
-            Budget::Logout => &self.logout,
             Budget::Mail => &self.mail,
             Budget::Link => &self.link,
             Budget::Callback => &self.callback,
@@ -82,15 +82,18 @@ impl Budgets {
         (&self.guesses, self.guesses.take_client(client))
     }
 
-    /// Counts a request of a caller, whatever addresses it comes from, instead of its address:
-    /// neighbours must not keep somebody from logging out. `None`: it is not counted by caller.
-    pub fn by_caller(
+    /// Counts a request as a wrong current password of a session, until it turns out not to be one.
+    /// `None`: it is not counted by session.
+    ///
+    /// A session may fail less often than its account. So whoever has stolen one always leaves a place
+    /// to its owner, who can change the password in another.
+    pub fn by_session(
         &self,
         budget: Budget,
-        caller: &str,
+        sid: &str,
     ) -> Option<(Arc<Limit>, Result<Cell, Exceeded>)> {
-        (budget == Budget::Logout)
-            .then(|| (Arc::clone(&self.logout), self.logout.take_account(caller)))
+        (budget == Budget::CurrentPassword)
+            .then(|| (Arc::clone(&self.session), self.session.take_account(sid)))
     }
 
     /// Counts a request as a failure of `account`, until it turns out to have succeeded. `None`: it
@@ -123,8 +126,10 @@ impl Budgets {
             let per = humantime::format_duration(*per);
             (limit.settings(), format!("{requests} {what} in {per} (limit.{}{only})", limit.name()))
         });
-        let mut lines =
-            vec!["each account: 5 failed logins and 60 logouts a minute (built in)".to_owned()];
+        let mut lines = vec![
+            "each account: 5 failed logins a minute (built in)".to_owned(),
+            "each session: 4 wrong current passwords a minute (built in)".to_owned(),
+        ];
         match &description {
             Some((own, description)) if own.bounds_each_client() => {
                 lines.push(
@@ -143,7 +148,7 @@ impl Budgets {
             None => {}
         }
         lines.push(
-            "each address: 5 logins, 5 registrations, 5 mails, 5 mailed links, 10 current passwords, 10 new tokens, 60 returns from a login provider, 60 refreshes and 60 logouts a minute (built in)"
+            "each address: 5 logins, 5 registrations, 5 mails, 5 mailed links, 10 current passwords, 10 new tokens, 60 returns from a login provider and 60 refreshes a minute (built in)"
                 .to_owned(),
         );
         lines
@@ -155,10 +160,10 @@ impl Budgets {
             &self.login,
             &self.register,
             &self.refresh,
-            &self.logout,
             &self.mail,
             &self.link,
             &self.password,
+            &self.session,
             &self.token,
             &self.callback,
             &self.failures,

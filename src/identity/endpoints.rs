@@ -133,9 +133,6 @@ pub enum Budget {
     Register,
     /// Refreshes by `POST /refresh`.
     Refresh,
-    /// Logouts, and sessions and personal access tokens that are ended. They count for the caller, if
-    /// there is one.
-    Logout,
     /// Requests for mail.
     Mail,
     /// Mailed links that are used.
@@ -153,7 +150,7 @@ impl Budget {
     pub fn names_account(self) -> bool {
         match self {
             Self::Login | Self::Register | Self::Mail | Self::CurrentPassword => true,
-            Self::Refresh | Self::Logout | Self::Link | Self::Token | Self::Callback => false,
+            Self::Refresh | Self::Link | Self::Token | Self::Callback => false,
         }
     }
 }
@@ -173,6 +170,12 @@ impl Endpoint {
     /// Whether it changes something. Pages of other origins may then not request it.
     pub fn changes_something(&self) -> bool {
         self.method != "GET"
+    }
+
+    /// Whether it may be called with a personal access token: one must not make another, or end the
+    /// sessions that could revoke it.
+    pub fn takes_personal_tokens(&self) -> bool {
+        self.caller != CallerNeeded::Yes || self.action == Action::Me
     }
 
     /// Whether it opens a session.
@@ -279,7 +282,7 @@ static ENDPOINTS: [Endpoint; 18] = [
         path: "/logout",
         action: Action::Logout,
         caller: CallerNeeded::Welcome,
-        budget: Some(Budget::Logout),
+        budget: None,
         summary: "Log out: end the session of the access token, of the refresh token in the body, or of the cookie.",
         request: Some(schema::<session::Logout>),
         success: (204, None),
@@ -290,7 +293,7 @@ static ENDPOINTS: [Endpoint; 18] = [
         path: "/logout-all",
         action: Action::LogoutAll,
         caller: CallerNeeded::Yes,
-        budget: Some(Budget::Logout),
+        budget: None,
         summary: "End every session of the account.",
         request: None,
         success: (204, None),
@@ -323,7 +326,7 @@ static ENDPOINTS: [Endpoint; 18] = [
         path: "/sessions/{sid}",
         action: Action::EndSession,
         caller: CallerNeeded::Yes,
-        budget: Some(Budget::Logout),
+        budget: None,
         summary: "End one session of the caller.",
         request: None,
         success: (204, None),

@@ -88,7 +88,7 @@ pub(super) static ENDPOINTS: [Endpoint; 8] = [
         path: "/tokens/{id}",
         action: Action::RevokeToken,
         caller: CallerNeeded::Yes,
-        budget: Some(Budget::Logout),
+        budget: None,
         summary: "Revoke a personal access token of the caller.",
         request: None,
         success: (204, None),

@@ -262,6 +262,44 @@ async fn the_built_in_limits_apply_to_a_route_without_a_limit() {
     register(5).send().await.is(429, "rate_limited");
 }
 
+/// Guesses of the current password are bounded for the account, and in one session even more: so a
+/// stolen one always leaves one to its owner.
+#[tokio::test]
+async fn a_stolen_session_does_not_keep_its_owner_from_changing_the_password() {
+    let config = format!("server.trusted_proxies = ['127.0.0.1/32']\n{}", limited(""));
+    let gateway = Gateway::start(&config).await;
+    let mut sessions = Vec::new();
+    for email in ["ann@example.com", "bob@example.com"] {
+        gateway.register(email).await;
+        sessions.push([gateway.login(email).await, gateway.login(email).await]);
+    }
+    let change = async |tokens: &Tokens, password: &str, number: usize| {
+        let body = json!({ "current_password": password, "new_password": "cactus ferry lamp 12" });
+        let request = gateway.post("/auth/password/change", &body).bearer(&tokens.access);
+        let client = format!("203.0.113.{number}");
+        request.header("X-Forwarded-For", &client).send().await.status
+    };
+    let guess = async |sessions: &[Tokens]| {
+        let mut wrong = 0;
+        for (number, tokens) in sessions.iter().cycle().take(12).enumerate() {
+            match change(tokens, "wrong", number).await {
+                401 => wrong += 1,
+                status => assert_eq!(status, 429),
+            }
+        }
+        wrong
+    };
+    let [stolen, own] = &sessions[0];
+    // One more if the machine is slow: they come back with time.
+    assert!((4..=5).contains(&guess(std::slice::from_ref(stolen)).await));
+    assert_eq!(change(own, PASSWORD, 99).await, 204);
+    let labels = ["limit=\"identity-password-session\""];
+    let refused = gateway.metric_value("portcullis_rate_limited_total", &labels).await;
+    assert!(refused.is_some_and(|refused| refused >= 7.0), "{refused:?}");
+    // Several sessions have no more than the account.
+    assert!((5..=6).contains(&guess(&sessions[1]).await));
+}
+
 /// Successful logins are not counted as failures of the account.
 #[tokio::test]
 async fn logins_that_succeed_do_not_lock_an_account() {

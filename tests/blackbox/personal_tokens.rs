@@ -7,7 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use crate::by_mail;
-use crate::harness::accounts::PASSWORD;
+use crate::harness::accounts::{PASSWORD, limited};
 use crate::harness::client::Request;
 use crate::harness::{Gateway, Response, within};
 
@@ -365,6 +365,33 @@ async fn a_token_does_not_manage_its_account() {
     let path = format!("/auth/tokens/{}", listed["tokens"][0]["id"].as_str().unwrap());
     gateway.request("DELETE", &path).bearer(&bob).send().await.is(404, "route_not_found");
     assert_eq!(gateway.reaches(&token).await, 200);
+}
+
+/// Otherwise a stolen token could keep its owner from revoking it.
+#[tokio::test]
+async fn a_token_uses_up_nothing_that_its_owner_needs() {
+    let gateway = Gateway::start(&limited("")).await;
+    gateway.register("ann@example.com").await;
+    let access = gateway.login("ann@example.com").await.access;
+    let made = gateway.post("/auth/tokens", &json!({ "name": "x", "roles": [] })).bearer(&access);
+    let made = made.send().await.json();
+    let (stolen, id) = (made["token"].as_str().unwrap(), made["id"].as_str().unwrap());
+    let revoked = format!("/auth/tokens/{id}");
+    let change = json!({ "current_password": PASSWORD, "new_password": "cactus ferry lamp 12" });
+    for _ in 0..70 {
+        for request in [
+            gateway.request("DELETE", &revoked),
+            gateway.request("DELETE", "/auth/sessions/x"),
+            gateway.post("/auth/password/change", &change),
+            gateway.post("/auth/tokens", &json!({ "name": "y" })),
+        ] {
+            request.bearer(stolen).send().await.is(403, "scope_missing");
+        }
+    }
+    let request = gateway.request("DELETE", &revoked).bearer(&access);
+    assert_eq!(request.send().await.status, 204);
+    let request = gateway.post("/auth/password/change", &change).bearer(&access);
+    assert_eq!(request.send().await.status, 204);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ pub mod second_factor;
 pub mod session;
 
 use self::published::metadata;
-use super::endpoints::{Action, CallerNeeded};
+use super::endpoints::Action;
 use super::error::IdentityError;
 use super::link::Purpose;
 use super::outcome::{Answered, Outcome, Step};
@@ -24,13 +24,6 @@ use crate::token::VerifiedToken;
 
 impl Identity {
     pub(super) async fn act(&self, request: &Request, policy: &Policy) -> Answered {
-        let is_personal = request.caller.as_ref().is_some_and(|caller| caller.is_personal());
-        if is_personal && request.endpoint.caller == CallerNeeded::Yes {
-            // A token must not make another one, or end the sessions that could revoke it.
-            if request.endpoint.action != Action::Me {
-                return Err(IdentityError::PersonalToken.into());
-            }
-        }
         if !policy.password_login && needs_password_login(request.endpoint.action) {
             return Err(IdentityError::NoPasswordLogin.into());
         }
