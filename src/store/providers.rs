@@ -239,14 +239,8 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps newer tokens of a session's provider.
-    pub async fn keep_tokens(&self, session: &str, tokens: &str) -> Result<(), StoreError> {
-        let sealed = self.sealer.seal(&place(session), tokens.as_bytes())?;
-        self.write(sqlx::query(KEEP).bind(session).bind(sealed)).await?;
-        Ok(())
-    }
-
-    /// Ends a claim: the provider is asked again at `due_at`, with these tokens if they are new.
+    /// Ends a claim, and with it the doubt: the provider has answered, and is asked again at `due_at`,
+    /// with these tokens if they are new.
     pub async fn finish_recheck(
         &self,
         session: &str,
@@ -333,8 +327,6 @@ const HOLD: &str =
 const ABANDON: &str =
     "UPDATE provider_sessions SET claimed_until = $2, due_at = $2 WHERE session = $1";
 
-const KEEP: &str = "UPDATE provider_sessions SET tokens = $2 WHERE session = $1";
-
 const FINISH: &str = "UPDATE provider_sessions SET claimed_until = 0, due_at = $2, tokens = COALESCE($3, tokens) WHERE session = $1";
 
 const POSTPONE: &str = "UPDATE provider_sessions SET due_at = $3 WHERE issuer = $1 AND due_at < $3 AND claimed_until <= $2";
@@ -416,10 +408,12 @@ mod tests {
         let found = there.sessions_to_recheck(260, 9).await.unwrap();
         assert!(found[0].is_in_doubt(), "the first one has died");
         assert!(there.claim_recheck("s", 260, 320).await.unwrap());
-        there.keep_tokens("s", "new tokens").await.unwrap();
+        there.finish_recheck("s", Some("new tokens"), 320).await.unwrap();
         let row = here.provider_session("s").await.unwrap().unwrap();
-        assert_eq!((row.tokens.as_str(), row.due_at), ("new tokens", Some(200)));
-        assert!(here.sessions_to_recheck(319, 9).await.unwrap().is_empty(), "still claimed");
+        assert_eq!((row.tokens.as_str(), row.due_at), ("new tokens", Some(320)));
+        assert!(here.sessions_to_recheck(319, 9).await.unwrap().is_empty());
+        let found = here.sessions_to_recheck(320, 9).await.unwrap();
+        assert!(!found[0].is_in_doubt(), "it has answered");
         there.finish_recheck("s", Some("newer tokens"), 400).await.unwrap();
         assert!(here.sessions_to_recheck(399, 9).await.unwrap().is_empty());
         assert!(!here.sessions_to_recheck(400, 9).await.unwrap()[0].is_in_doubt());

@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use super::{ACCESS, ANOTHER, CERTIFIED, Page, SESSION, Site, file};
+use crate::by_mail::sqlite;
 use crate::harness::peers::Peer;
 use crate::harness::postgres::PostgresServer;
 use crate::harness::{Gateway, PATIENCE, Redis, Setup, within};
@@ -231,6 +232,26 @@ async fn a_person_in_doubt_who_does_not_log_in_again_is_logged_out() {
     assert_eq!(site.reaches(&page).await.status, 200);
     dies(&site, &page).await;
     assert!(site.browse("ann", "/x").url().contains("/auth/login"), "the session has ended");
+}
+
+/// The store fails just when the session of somebody who was disabled is to end: what the provider
+/// has said is not taken for an answer that was lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_is_remembered_until_the_store_takes_it() {
+    let Some(mut site) = Site::start("", "recheck = '1s'").await else { return };
+    let page = site.log_in("ann");
+    let database = site.gateway.path("portcullis.db");
+    let refuse =
+        "CREATE TRIGGER no BEFORE INSERT ON revocations BEGIN SELECT RAISE(ABORT, 'no'); END";
+    sqlite(&database, refuse).await;
+    site.provider.ask(json!({ "do": "forget", "account": "ann" }));
+    let message = "the check of a session was not finished";
+    site.gateway.log().until(message, |line| line["message"] == message).await;
+    assert_eq!(site.reaches(&page).await.status, 200);
+    sqlite(&database, "DROP TRIGGER no").await;
+    dies(&site, &page).await;
+    let ended = "ended_by_provider";
+    site.gateway.log().until(ended, |line| line["message"] == ended).await;
 }
 
 /// A provider that hangs accepts what is in its queue when it goes on, although a client has long

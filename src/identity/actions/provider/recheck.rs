@@ -4,7 +4,9 @@
 //! A provider may accept a refresh token once. If its answer is lost, it refuses the token as it
 //! refuses that of a person who is disabled. So a token is sent only to a provider that has just
 //! responded, and the answer is waited for patiently. A session whose answer was lost all the same
-//! is in doubt: if its token is then refused, the person must log in at the provider again.
+//! is in doubt: if its token is then refused, the person must log in at the provider again. An answer
+//! that has arrived is never taken for a lost one, even if the store fails: new tokens end the doubt
+//! as they are written, and a refusal is remembered until the session has ended.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -99,10 +101,10 @@ impl Identity {
 
     /// Asks about one session. Returns whether the provider is away.
     async fn recheck_one(
-        &self,
+        self: &Arc<Self>,
         provider: &Provider,
         session: &SessionAtProvider,
-        policy: &Policy,
+        policy: &Arc<Policy>,
     ) -> bool {
         let Unchecked { error, is_in_doubt } =
             match self.recheck_claimed(provider, session, policy).await {
@@ -133,10 +135,10 @@ impl Identity {
     }
 
     async fn recheck_claimed(
-        &self,
+        self: &Arc<Self>,
         provider: &Provider,
         session: &SessionAtProvider,
-        policy: &Policy,
+        policy: &Arc<Policy>,
     ) -> Result<(), Unchecked> {
         let sid = &session.session;
         let now = self.clock.unix_seconds().cast_signed();
@@ -162,7 +164,8 @@ impl Identity {
                 if session.is_in_doubt() {
                     return Ok(self.await_person(provider, sid, last_id).await?);
                 }
-                return Ok(self.end_from_provider(session, policy).await?);
+                self.end_refused(session, policy).await;
+                return Ok(());
             }
             Some(Err(failed)) => {
                 let is_in_doubt = failed.may_be_spent || session.is_in_doubt();
@@ -171,7 +174,9 @@ impl Identity {
             // The claim is never finished, which leaves the session in doubt.
             None => return Ok(()),
         };
-        self.store.keep_tokens(sid, &sealed_form(&renewed.tokens())).await?;
+        // The answer is known from here on, whatever fails: then the provider is asked again.
+        let again_at = self.clock.unix_seconds().cast_signed() + LEASE;
+        self.store.finish_recheck(sid, Some(&sealed_form(&renewed.tokens())), again_at).await?;
         let SaidAgain { person, tokens } =
             provider.ask_again(renewed, &row.subject, &self.clock).await?;
         if let Some(person) = person {
@@ -190,6 +195,34 @@ impl Identity {
         Ok(())
     }
 
+    /// Ends a session whose refresh token was refused. If the store fails, this is tried again until
+    /// it succeeds: the claim would be taken for one whose answer was lost.
+    async fn end_refused(self: &Arc<Self>, session: &SessionAtProvider, policy: &Arc<Policy>) {
+        let Err(error) = self.end_from_provider(session, policy).await else { return };
+        tracing::warn!(cause = %error, "the check of a session was not finished");
+        let (identity, session, policy) = (Arc::clone(self), session.clone(), Arc::clone(policy));
+        let ending = async move {
+            let mut given_up = std::pin::pin!(identity.given_up());
+            loop {
+                tokio::select! {
+                    () = &mut given_up => return,
+                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                }
+                match identity.end_from_provider(&session, &policy).await {
+                    Ok(()) => return,
+                    Err(error) => identity.store.record_failure(&error),
+                }
+            }
+        };
+        self.tasks.spawn_on(ending, &self.background);
+    }
+
+    /// Waits until the process stops, and a little longer.
+    async fn given_up(&self) {
+        self.stopping.cancelled().await;
+        tokio::time::sleep(TOTAL_TIME).await;
+    }
+
     /// Exchanges the refresh token of a session and holds its claim meanwhile. `None`: the process
     /// stops, and the answer is not known.
     async fn renew_patiently(
@@ -199,10 +232,7 @@ impl Identity {
         tokens: SetOfTokens,
     ) -> Option<Result<Renewed, NotGranted>> {
         let mut renewing = std::pin::pin!(provider.renew(tokens, &self.clock));
-        let mut given_up = std::pin::pin!(async {
-            self.stopping.cancelled().await;
-            tokio::time::sleep(TOTAL_TIME).await;
-        });
+        let mut given_up = std::pin::pin!(self.given_up());
         loop {
             tokio::select! {
                 renewed = &mut renewing => return Some(renewed),
@@ -295,7 +325,7 @@ impl<E: Into<IdentityError>> From<E> for Unchecked {
     }
 }
 
-/// How often to look for sessions that are due.
+/// How often to look for sessions that are due, and to try again to end one.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How many sessions are read at a time.
