@@ -65,7 +65,7 @@ impl Accounts {
     }
 
     /// Lets a person log in to an existing account, at `now` in Unix seconds. Returns false if they
-    /// have one by now.
+    /// have one by now, or if another person of the provider has that one.
     pub(super) async fn link_person(
         &self,
         whose: &AccountOfPerson<'_>,

@@ -315,7 +315,7 @@ impl Outbox {
         // A link that sets a password would be a way past the provider.
         let is_of_provider = account.password.is_empty()
             && matches!(kind, MailKind::Reset | MailKind::Exists | MailKind::Verify)
-            && !self.store.issuers_of_account(&account.id).await?.is_empty();
+            && !self.store.people_of_account(&account.id).await?.is_empty();
         if is_of_provider || !has_address(&account) {
             return Ok(None);
         }

@@ -9,6 +9,7 @@ use sqlx::query::Query;
 use zeroize::Zeroizing;
 
 use super::accounts::insert_account;
+use super::connections::WriteTransaction;
 use super::{AccountRow, Store, StoreError};
 
 /// The part of a session that the provider knows about.
@@ -117,7 +118,7 @@ impl Store {
     }
 
     /// Lets a person of a provider log in to an existing account, at `now` in Unix seconds. Returns
-    /// false if the person already has one.
+    /// false if the person already has one, or if another person of this provider has that one.
     pub async fn link_person(
         &self,
         account: &str,
@@ -125,17 +126,21 @@ impl Store {
         subject: &str,
         now: i64,
     ) -> Result<bool, StoreError> {
-        let linking = sqlx::query(INSERT_PERSON).bind(issuer).bind(subject).bind(account).bind(now);
-        Ok(self.write(linking).await? == 1)
+        let mut writing = self.connections.write().await?;
+        let is_linked = bind_person(&mut writing, account, (issuer, subject), now).await?;
+        writing.commit().await?;
+        Ok(is_linked)
     }
 
-    /// The issuers of the providers that an account is logged in to at, in order.
-    pub async fn issuers_of_account(&self, account: &str) -> Result<Vec<String>, StoreError> {
+    /// The people of providers that log in to an account: the issuer and subject of each, in order.
+    pub async fn people_of_account(
+        &self,
+        account: &str,
+    ) -> Result<Vec<(String, String)>, StoreError> {
         let asking = sqlx::query_as(
-            "SELECT DISTINCT issuer FROM provider_people WHERE account = $1 ORDER BY issuer",
+            "SELECT issuer, subject FROM provider_people WHERE account = $1 ORDER BY issuer, subject",
         );
-        let rows: Vec<(String,)> = self.connections.all(asking.bind(account)).await?;
-        Ok(rows.into_iter().map(|(issuer,)| issuer).collect())
+        self.connections.all(asking.bind(account)).await
     }
 
     /// The accounts that people of providers log in to.
@@ -301,6 +306,22 @@ pub(super) fn forget_provider_session(session: &str) -> Query<'_, Any, AnyArgume
     sqlx::query("DELETE FROM provider_sessions WHERE session = $1").bind(session)
 }
 
+/// Lets a person of a provider log in to an account, in a transaction that the caller commits. Returns
+/// false if the person already has one, or if another person of this provider has that one.
+pub(super) async fn bind_person(
+    writing: &mut WriteTransaction,
+    account: &str,
+    (issuer, subject): (&str, &str),
+    now: i64,
+) -> Result<bool, StoreError> {
+    let binding = sqlx::query(INSERT_PERSON)
+        .bind(issuer.to_owned())
+        .bind(subject.to_owned())
+        .bind(account.to_owned())
+        .bind(now);
+    Ok(writing.execute(binding).await? == 1)
+}
+
 /// What the tokens of a session are sealed for.
 fn place(session: &str) -> String {
     format!("provider_sessions.tokens {session}")
@@ -311,7 +332,9 @@ const INSERT_PROVIDER_SESSION: &str = "INSERT INTO provider_sessions (session, a
 
 const PROVIDER_SESSION: &str = "SELECT session, account, generation, idp, issuer, subject, sid, tokens, created_at, due_at FROM provider_sessions WHERE session = $1";
 
-const INSERT_PERSON: &str = "INSERT INTO provider_people (issuer, subject, account, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (issuer, subject) DO NOTHING";
+/// Two subjects of an issuer are two people, so they share no account.
+const INSERT_PERSON: &str = "INSERT INTO provider_people (issuer, subject, account, created_at) SELECT $1, $2, $3, $4 \
+    WHERE NOT EXISTS (SELECT 1 FROM provider_people WHERE issuer = $1 AND account = $3) ON CONFLICT (issuer, subject) DO NOTHING";
 
 const ACCOUNT_OF_PERSON: &str = "SELECT accounts.* FROM accounts JOIN provider_people ON provider_people.account = accounts.id \
     WHERE provider_people.issuer = $1 AND provider_people.subject = $2";
@@ -382,10 +405,15 @@ mod tests {
         }
         assert!(store.link_person("a", "https://other.test", "u-1", 5).await.unwrap());
         assert!(!store.link_person("a", ISSUER, "u-1", 5).await.unwrap());
+        assert!(!store.link_person("a", ISSUER, "u-2", 5).await.unwrap(), "it is that of u-1");
         let found = store.account_of_person("https://other.test", "u-1").await.unwrap();
         assert_eq!(found, Some(first));
         assert_eq!(store.account_of_person(ISSUER, "u-2").await.unwrap(), None);
-        assert_eq!(store.issuers_of_account("a").await.unwrap(), [ISSUER, "https://other.test"]);
+        let people = store.people_of_account("a").await.unwrap();
+        assert_eq!(
+            people,
+            [ISSUER, "https://other.test"].map(|issuer| (issuer.to_owned(), "u-1".to_owned()))
+        );
     }
 
     #[tokio::test]

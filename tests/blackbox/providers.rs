@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::by_mail::sqlite;
+use crate::commands::done;
 use crate::harness::accounts::PASSWORD;
 use crate::harness::peers::Peer;
 use crate::harness::{Gateway, PATIENCE, Response, Setup};
@@ -410,6 +411,31 @@ async fn an_account_is_joined_only_if_both_sides_have_verified_the_address() {
             assert!(page.body().contains("already has an account here"), "{what} {page:?}");
         }
     }
+}
+
+/// The provider gives the address of somebody who has left, or has another name now, to a namesake.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_people_of_a_provider_never_share_an_account() {
+    let Some(mut site) = Site::start("", "link = 'verified_email'").await else { return };
+    let ann = site.log_in("ann").claims();
+    let namesake = json!({ "email": "ann@example.com" });
+    site.person("anna", &namesake);
+    let page = site.refused("anna", "/auth/login/corp", 409);
+    assert!(
+        page.body().contains("give the other account another address or delete it"),
+        "{page:?}"
+    );
+    site.logged("account_not_joined", "other_subject").await;
+    let shown = done(&site.gateway, &["user", "show", "ann@example.com"], "");
+    assert!(shown.contains(&format!("{}, subject ann\n", site.issuer)), "{shown}");
+    // What an operator can do.
+    done(&site.gateway, &["user", "set-email", "ann@example.com", "ann.one@example.com"], "");
+    let anna = site.log_in("anna").claims();
+    assert_eq!((&anna["email"], anna["sub"] == ann["sub"]), (&json!("ann@example.com"), false));
+    // An address that somebody else has here is not taken from them, nor is their account joined.
+    site.person("ann", &json!({}));
+    let again = site.log_in("ann").claims();
+    assert_eq!((&again["sub"], &again["email"]), (&ann["sub"], &json!("ann.one@example.com")));
 }
 
 /// The address that nobody has verified is not passed on, and the account is none the less theirs.

@@ -95,18 +95,23 @@ async fn list_as_json(issuer: &Issuer, filter: &Filter, ways: &Ways) -> Result<S
 pub(super) async fn show(issuer: &Issuer, email: &str, as_json: bool) -> Result<String, Failure> {
     let account = account_by_email(&issuer.accounts, email).await?;
     let codes = SecondFactors::new(issuer.store.clone()).recovery_codes_left(&account.id).await?;
-    let providers = issuer.store.issuers_of_account(&account.id).await?;
-    let way = Way { totp: codes.is_some(), provider: !providers.is_empty() };
+    let people = issuer.store.people_of_account(&account.id).await?;
+    let way = Way { totp: codes.is_some(), provider: !people.is_empty() };
     let too_old = stale(&issuer.policy, Duration::from_secs(issuer.now));
     let (sessions, more) = issuer.sessions.of_account(&account.id, too_old).await?;
     if as_json {
         let mut shown = object(&account, way);
-        shown["providers"] = providers.into();
+        let person = |(issuer, subject): &_| json!({ "issuer": issuer, "subject": subject });
+        shown["providers"] = people.iter().map(person).collect();
         shown["recovery_codes_left"] = codes.into();
         shown["sessions"] = sessions.iter().map(session_object).collect();
         shown["more_sessions"] = more.into();
         return Ok(format!("{shown:#}\n"));
     }
+    // Providers choose it.
+    let visible = |text: &String| text.replace(char::is_control, "");
+    let person = |(issuer, subject): &_| format!("{issuer}, subject {}", visible(subject));
+    let people: Vec<String> = people.iter().map(person).collect();
     let state = state(&account, way, &issuer.policy);
     let second_factor = match codes {
         Some(left) => format!("on, {left} recovery codes left"),
@@ -120,7 +125,7 @@ pub(super) async fn show(issuer: &Issuer, email: &str, as_json: bool) -> Result<
         ("state", state),
         ("password", scheme(&account).to_owned()),
         ("second factor", second_factor),
-        ("providers", or_dash(providers.join(", "))),
+        ("providers", or_dash(people.join("; "))),
         ("created", time(account.created_at)),
         ("last login", or_dash(account.last_login_at.map(time).unwrap_or_default())),
     ]

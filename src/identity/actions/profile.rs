@@ -55,10 +55,10 @@ impl Identity {
     pub(super) async fn show_account(&self, request: &Request, policy: &Policy) -> Answered {
         let account = self.account_of(request).await?;
         let recovery_codes_left = self.second_factors.recovery_codes_left(&account.id).await?;
-        let issuers = self.store.issuers_of_account(&account.id).await?;
+        let people = self.store.people_of_account(&account.id).await?;
         let settings = policy.providers.iter().map(|provider| provider.settings());
         let providers = settings
-            .filter(|settings| issuers.contains(&settings.issuer))
+            .filter(|settings| people.iter().any(|(issuer, _)| *issuer == settings.issuer))
             .map(|settings| settings.title.clone())
             .collect();
         Ok(Outcome::Overview(Box::new(Overview { account, recovery_codes_left, providers })))

@@ -13,6 +13,7 @@ use crate::identity::request::Request;
 use crate::identity::session::{Began, Keep};
 use crate::identity::{Identity, Policy, audit};
 use crate::store::{AccountRow, LoginProof, ProviderSessionRow};
+use crate::telemetry::log::AUDIT;
 use crate::token::Excerpt;
 
 impl Identity {
@@ -147,15 +148,13 @@ impl Identity {
                 }
                 continue;
             };
-            let may_join = settings.link == Linking::VerifiedEmail
-                && person.email_verified
-                && known.email_verified == 1
-                && self.has_proved_address(&known, policy).await?;
-            if !may_join {
+            if let Err(reason) = self.may_join(&known, provider, person, policy).await? {
                 // Another tab may just have made the account.
                 if self.accounts.of_person(&whose).await?.is_some() {
                     continue;
                 }
+                let (login, account) = (&*settings.name, &*known.id);
+                tracing::warn!(target: AUDIT, { login, account, reason }, "account_not_joined");
                 return Err(IdentityError::AccountExists);
             }
             if self.accounts.link_person(&whose, &known, now).await? {
@@ -165,24 +164,36 @@ impl Identity {
         Err(AccountError::Taken.into())
     }
 
-    /// Whether the verified address of an account was proved to us, or to providers that are trusted
-    /// about addresses. Through another provider, a stranger could have created the account and
-    /// waited for the owner of the address to join it.
-    async fn has_proved_address(
+    /// Whether a person who logs in for the first time joins the account that has their address; if
+    /// not, why: a word for the log. The address must have been proved to us, or to providers that
+    /// are trusted about addresses: through another provider, a stranger could have created the
+    /// account and waited for the owner of the address to join it. And if somebody of this provider
+    /// has the account, they are somebody else: the address belonged to them before.
+    async fn may_join(
         &self,
-        account: &AccountRow,
+        known: &AccountRow,
+        provider: &Provider,
+        person: &Person,
         policy: &Policy,
-    ) -> Result<bool, IdentityError> {
-        if !account.password.is_empty() {
-            return Ok(true);
-        }
-        let issuers = self.store.issuers_of_account(&account.id).await?;
-        let is_trusted = |issuer: &String| {
-            policy.providers.iter().map(|provider| provider.settings()).any(|settings| {
-                settings.issuer == *issuer && settings.link == Linking::VerifiedEmail
-            })
+    ) -> Result<Result<(), &'static str>, IdentityError> {
+        let settings = provider.settings();
+        let people = self.store.people_of_account(&known.id).await?;
+        let is_trusted = |issuer: &str| {
+            let all = policy.providers.iter().map(|provider| provider.settings());
+            all.filter(|settings| settings.issuer == issuer)
+                .any(|settings| settings.link == Linking::VerifiedEmail)
         };
-        Ok(issuers.iter().all(is_trusted))
+        let is_proved = known.email_verified == 1
+            && (!known.password.is_empty() || people.iter().all(|(issuer, _)| is_trusted(issuer)));
+        Ok(if people.iter().any(|(issuer, _)| *issuer == settings.issuer) {
+            Err("other_subject")
+        } else if settings.link != Linking::VerifiedEmail {
+            Err("link_never")
+        } else if !person.email_verified || !is_proved {
+            Err("address_not_proved")
+        } else {
+            Ok(())
+        })
     }
 }
 
