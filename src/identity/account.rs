@@ -23,7 +23,7 @@ use crate::token::{Revocation, RevokedBy, Scope};
 pub struct Accounts {
     pub(super) store: Store,
     /// This process's list. `None` in a command: the gateway reads its changes from the store.
-    revocations: Option<Arc<Revocations>>,
+    pub(super) revocations: Option<Arc<Revocations>>,
 }
 
 /// An account to be created.
@@ -123,26 +123,6 @@ impl Accounts {
         self.change(id, AccountChange::Disabled(disabled), policy, now).await
     }
 
-    /// Sets another address, which counts as confirmed. The access tokens of the account are
-    /// revoked, since they may contain the old one. Its sessions continue.
-    ///
-    /// # Errors
-    /// [`AccountError::Taken`] if another account has the address.
-    pub async fn set_email(
-        &self,
-        id: &str,
-        email: &Email,
-        policy: &Policy,
-        now: u64,
-    ) -> Result<(), AccountError> {
-        match self.change(id, AccountChange::Email(email.as_str()), policy, now).await {
-            Err(AccountError::Unknown) if self.by_id(id).await?.is_some() => {
-                Err(AccountError::Taken)
-            }
-            changed => changed,
-        }
-    }
-
     /// Sets another display name, or none. The access tokens of the account are revoked, since they
     /// may contain the old one. Its sessions continue.
     pub async fn set_name(
@@ -159,25 +139,6 @@ impl Accounts {
     /// they are renewed. Returns false if the account does not exist.
     pub async fn rename(&self, id: &str, name: Option<&str>) -> Result<bool, StoreError> {
         self.store.rename_account(id, name).await
-    }
-
-    /// Uses up a mailed link that sets another address, and revokes the access tokens of its
-    /// account. Its sessions continue. Returns false if the link is not valid (any longer), the
-    /// account has changed since it was read, or another account has the address by now.
-    pub async fn change_email(
-        &self,
-        account: &AccountRow,
-        link: &str,
-        policy: &Policy,
-        now: u64,
-    ) -> Result<bool, StoreError> {
-        let revocation = revocation(&account.id, policy, now);
-        let changed =
-            self.store.change_email(link, account, row(&revocation), now.cast_signed()).await?;
-        Ok(changed.is_some_and(|cutoff| {
-            self.revoked(revocation, cutoff);
-            true
-        }))
     }
 
     /// Deletes an account, its sessions and everything else that belongs to it, and revokes its
@@ -355,7 +316,7 @@ impl Accounts {
     }
 
     /// Adds a written revocation to this process's list.
-    fn revoked(&self, revocation: Revocation, cutoff: i64) {
+    pub(super) fn revoked(&self, revocation: Revocation, cutoff: i64) {
         if let Some(revocations) = &self.revocations {
             revocations.written(Revocation { at: cutoff.cast_unsigned(), ..revocation });
         }
@@ -363,7 +324,7 @@ impl Accounts {
 }
 
 /// The revocation of everything issued to an account so far.
-fn revocation(id: &str, policy: &Policy, now: u64) -> Revocation {
+pub(super) fn revocation(id: &str, policy: &Policy, now: u64) -> Revocation {
     Revocation {
         scope: Scope::Issuer(policy.issuer.as_str().into()),
         by: RevokedBy::Subject,

@@ -4,9 +4,11 @@
 use uuid::Uuid;
 
 use super::account::{AccountError, Accounts, NewAccount};
+use super::addresses::unconfirmed;
 use super::provider::Person;
 use super::{Email, Policy};
-use crate::store::{AccountRow, StoreError};
+use crate::store::{AccountRow, StoreError, Unconfirmed};
+use crate::telemetry::log::AUDIT;
 
 /// A person of a provider.
 #[derive(Clone, Copy, Debug)]
@@ -26,19 +28,24 @@ impl Accounts {
         self.store.account_of_person(whose.issuer, &whose.person.subject).await
     }
 
-    /// Makes the account of a person, at `now` in Unix seconds. It has no password. `None`: the
-    /// person has one by now, or the address is taken.
+    /// Makes the account of a person, at `now` in Unix seconds. It has no password. A registration
+    /// that nobody has confirmed gives way, if the provider has verified the address. `None`: the
+    /// person has an account by now, or the address is taken.
     pub(super) async fn add_person(
         &self,
         whose: &AccountOfPerson<'_>,
+        policy: &Policy,
         now: u64,
     ) -> Result<Option<AccountRow>, StoreError> {
         let Some(account) = first_row(whose.person, now) else { return Ok(None) };
-        let added = self
-            .store
-            .insert_account_of_person(&account, whose.issuer, &whose.person.subject)
-            .await?;
-        Ok(added.then_some(account))
+        let unconfirmed =
+            if whose.person.email_verified { unconfirmed(policy, now) } else { Unconfirmed::Stays };
+        let person = (whose.issuer, whose.person.subject.as_str());
+        let added = self.store.insert_account_of_person(&account, person, &unconfirmed).await?;
+        Ok(added.ok().map(|gone| {
+            self.gone(gone, policy, now);
+            account
+        }))
     }
 
     /// The account of a person as it will be once their roles are kept. `None`: no address can be
@@ -105,9 +112,14 @@ impl Accounts {
             && email.as_str() != account.email
         {
             match self.set_email(&account.id, email, policy, now).await {
-                Ok(()) => email.as_str().clone_into(&mut account.email),
+                Ok(_) => {
+                    email.as_str().clone_into(&mut account.email);
+                    account.email_verified = 1;
+                }
                 // Whoever has the address here keeps it.
-                Err(AccountError::Taken) => {}
+                Err(AccountError::Taken) => {
+                    tracing::warn!(target: AUDIT, { account = account.id, reason = "address_taken" }, "email_not_changed");
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -15,6 +15,11 @@ pub(super) fn record(event: &'static str, client: IpAddr, account: &str, reason:
     tracing::info!(target: AUDIT, { client.address = %client, account, reason }, "{event}");
 }
 
+/// Writes an event about an account that a request of somebody else has caused.
+pub(super) fn of_account(event: &'static str, account: &str) {
+    tracing::info!(target: AUDIT, { account }, "{event}");
+}
+
 /// Writes an event of a login: also the way of logging in, which is the name of a provider's section
 /// or `password`.
 pub(super) fn login(

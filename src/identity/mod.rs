@@ -18,6 +18,7 @@
 pub mod account;
 mod account_of_person;
 pub mod actions;
+pub mod addresses;
 mod answer;
 mod audit;
 pub mod bodies;

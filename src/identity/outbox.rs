@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::account_of_person::has_address;
+use super::addresses::may_give_way;
 use super::email::Email;
 use super::link::{INVITATION, LinkToken, NoRandom, Purpose};
 use super::mail::{self, Letter, Mailer};
@@ -319,7 +320,8 @@ impl Outbox {
         if is_of_provider || !has_address(&account) {
             return Ok(None);
         }
-        let is_taken = owner.is_some_and(|owner| owner.id != account.id);
+        let is_taken =
+            owner.is_some_and(|owner| owner.id != account.id && !may_give_way(&owner, policy));
         // Nobody has proved that the account is theirs: the owner of the address can take it over.
         let is_unproved = account.email_verified == 0;
         let kind = if kind == MailKind::Exists && is_unproved { MailKind::Verify } else { kind };

@@ -1,8 +1,9 @@
 //! The tables of queued mail, and of the links in it.
 
 use super::accounts::change_account;
+use super::addresses::set_email;
 use super::personal_tokens::revoke_all_tokens;
-use super::{AccountChange, AccountRow, RevocationRow, Store, StoreError};
+use super::{AccountChange, AccountRow, Moved, RevocationRow, Store, StoreError, Unconfirmed};
 
 /// A row: a mail to send.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
@@ -214,16 +215,16 @@ impl Store {
     }
 
     /// Uses up a link that changes the address of its account, sets that address, and revokes what
-    /// was issued to the account, in one transaction. Returns the cut-off. `revocation` is for the
-    /// account's subject. `None`: the link is invalid or no longer valid, the account has changed
-    /// since it was read, or another account has the address. Writes nothing on an error.
+    /// was issued to the account, in one transaction. `revocation` is for the account's subject.
+    /// `None`: the link is invalid or no longer valid, the account has changed since it was read, or
+    /// another account has the address. Writes nothing on an error.
     pub async fn change_email(
         &self,
         digest: &str,
         account: &AccountRow,
-        revocation: RevocationRow,
+        (revocation, unconfirmed): (RevocationRow, &Unconfirmed),
         now: i64,
-    ) -> Result<Option<i64>, StoreError> {
+    ) -> Result<Option<Moved>, StoreError> {
         let mut writing = self.connections.write().await?;
         let using = sqlx::query(USE_LINK).bind(now).bind(digest).bind("change").bind(&account.id);
         if writing.execute(using).await? == 0 {
@@ -232,11 +233,12 @@ impl Store {
         let reading = sqlx::query_as("SELECT new_email FROM mail_links WHERE digest = $1");
         let (email,): (Option<String>,) = writing.one(reading.bind(digest)).await?;
         let Some(email) = email else { return Ok(None) };
-        let change = AccountChange::Email(&email);
-        let changed = change_account(&mut writing, &account.id, change, revocation, now).await?;
-        let Some(cutoff) = changed else { return Ok(None) };
+        let how = (revocation, unconfirmed);
+        let Some(moved) = set_email(&mut writing, &account.id, &email, how, now).await? else {
+            return Ok(None);
+        };
         writing.commit().await?;
-        Ok(Some(cutoff))
+        Ok(Some(moved))
     }
 
     /// Whether a link was sent to an address that has been shown to belong to its owner by now. The

@@ -12,6 +12,7 @@
 //! remembered.
 
 mod accounts;
+mod addresses;
 mod ahead;
 mod command_events;
 mod connections;
@@ -53,6 +54,7 @@ use sqlx::{Any, AnyConnection};
 use uuid::Uuid;
 
 pub use self::accounts::{AccountChange, AccountRow};
+pub use self::addresses::{AddressTaken, Gone, Moved, Unconfirmed};
 use self::ahead::Ahead;
 pub use self::ahead::LOWERED;
 pub use self::command_events::CommandEvent;

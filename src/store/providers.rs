@@ -8,7 +8,6 @@ use sqlx::any::AnyArguments;
 use sqlx::query::Query;
 use zeroize::Zeroizing;
 
-use super::accounts::insert_account;
 use super::connections::WriteTransaction;
 use super::{AccountRow, Store, StoreError};
 
@@ -91,30 +90,6 @@ impl Store {
     ) -> Result<Option<AccountRow>, StoreError> {
         let asking = sqlx::query_as(ACCOUNT_OF_PERSON).bind(issuer).bind(subject);
         self.connections.first(asking).await
-    }
-
-    /// Adds an account for a person of a provider. Returns false, and writes nothing, if the address
-    /// is taken or the person already has an account.
-    pub async fn insert_account_of_person(
-        &self,
-        account: &AccountRow,
-        issuer: &str,
-        subject: &str,
-    ) -> Result<bool, StoreError> {
-        let mut writing = self.connections.write().await?;
-        if !insert_account(&mut writing, account).await? {
-            return Ok(false);
-        }
-        let linking = sqlx::query(INSERT_PERSON)
-            .bind(issuer)
-            .bind(subject)
-            .bind(&account.id)
-            .bind(account.created_at);
-        if writing.execute(linking).await? == 0 {
-            return Ok(false);
-        }
-        writing.commit().await?;
-        Ok(true)
     }
 
     /// Lets a person of a provider log in to an existing account, at `now` in Unix seconds. Returns
@@ -363,7 +338,8 @@ const PRUNE: &str = "DELETE FROM provider_sessions WHERE created_at <= $1 \
 mod tests {
     use super::*;
     use crate::store::accounts::tests::{account, revocation, session};
-    use crate::store::{LogoutTokenRow, NamedThere, test_settings as settings};
+    use crate::store::{AddressTaken, Gone, LogoutTokenRow, NamedThere, Unconfirmed};
+    use crate::store::test_settings as settings;
 
     const ISSUER: &str = "https://login.test";
 
@@ -387,6 +363,15 @@ mod tests {
         store.insert_provider_session(&row).await.unwrap();
     }
 
+    async fn insert(
+        store: &Store,
+        account: &AccountRow,
+        subject: &str,
+    ) -> Result<Option<Gone>, AddressTaken> {
+        let person = (ISSUER, subject);
+        store.insert_account_of_person(account, person, &Unconfirmed::Stays).await.unwrap()
+    }
+
     fn names(sessions: &[SessionAtProvider]) -> Vec<&str> {
         sessions.iter().map(|found| found.session.as_str()).collect()
     }
@@ -396,11 +381,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = store(&folder).await;
         let first = account("a", "a@x.example");
-        assert!(store.insert_account_of_person(&first, ISSUER, "u-1").await.unwrap());
+        insert(&store, &first, "u-1").await.unwrap();
         for (other, subject) in
             [(account("b", "a@x.example"), "u-2"), (account("b", "b@x.example"), "u-1")]
         {
-            assert!(!store.insert_account_of_person(&other, ISSUER, subject).await.unwrap());
+            assert_eq!(insert(&store, &other, subject).await, Err(AddressTaken));
             assert_eq!(store.account("b").await.unwrap(), None, "nothing was written");
         }
         assert!(store.link_person("a", "https://other.test", "u-1", 5).await.unwrap());
@@ -420,7 +405,7 @@ mod tests {
     async fn one_process_asks_the_provider_and_the_tokens_are_sealed() {
         let folder = tempfile::tempdir().unwrap();
         let (here, there) = (store(&folder).await, store(&folder).await);
-        here.insert_account_of_person(&account("a", "a@x.example"), ISSUER, "u-1").await.unwrap();
+        insert(&here, &account("a", "a@x.example"), "u-1").await.unwrap();
         open(&here, "s", Some(200)).await;
         open(&here, "t", None).await;
         assert!(here.sessions_to_recheck(199, 9).await.unwrap().is_empty());
@@ -470,7 +455,7 @@ mod tests {
     async fn sessions_of_a_provider_that_is_away_wait_together() {
         let folder = tempfile::tempdir().unwrap();
         let store = store(&folder).await;
-        store.insert_account_of_person(&account("a", "a@x.example"), ISSUER, "u-1").await.unwrap();
+        insert(&store, &account("a", "a@x.example"), "u-1").await.unwrap();
         for (id, due_at) in [("r", 190), ("s", 200), ("t", 210), ("u", 220)] {
             open(&store, id, Some(due_at)).await;
         }
@@ -488,7 +473,7 @@ mod tests {
     async fn live_sessions_are_found_by_person() {
         let folder = tempfile::tempdir().unwrap();
         let store = store(&folder).await;
-        store.insert_account_of_person(&account("a", "a@x.example"), ISSUER, "u-1").await.unwrap();
+        insert(&store, &account("a", "a@x.example"), "u-1").await.unwrap();
         open(&store, "s", Some(200)).await;
         open(&store, "t", Some(200)).await;
         assert_eq!(store.sessions_of_person(ISSUER, "u-1").await.unwrap().len(), 2);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::commands::done;
+use crate::commands::{done, portcullis};
 use crate::harness::{Gateway, Response};
 
 /// An issuer that writes mail to a folder. Its route has a high limit, so that tests are not slowed
@@ -260,6 +260,46 @@ async fn registering_the_address_of_another_person_first_gains_nothing() {
         verify(&first, name, strangers).await.is(400, "link_invalid");
     }
     login(&gateway, "ann@example.com", strangers).await.is(401, "login_failed");
+}
+
+/// An address that somebody registers and does not confirm is still free for its owner, and for
+/// operators.
+#[tokio::test]
+async fn a_registration_that_nobody_confirms_gives_way() {
+    let config = MAILING.replace("mail =", "verify_email = true\nmail =");
+    let gateway = Gateway::start(&config).await;
+    let strangers = "a stranger has chosen this 5";
+    let squat = async |name: &str| {
+        let body = json!({ "email": format!("{name}@example.com"), "password": strangers });
+        assert_eq!(post(&gateway, "/register", body).await.status, 201);
+    };
+    let note = |name: &str| {
+        format!("note: deleted a registration of {name}@example.com that nobody had confirmed\n")
+    };
+    for (name, command) in [
+        ("ann", &["user", "add", "--password-stdin", "ann@example.com"][..]),
+        ("bob", &["user", "invite", "bob@example.com"]),
+        ("new", &["user", "set-email", "ann@example.com", "new@example.com"]),
+    ] {
+        squat(name).await;
+        let (code, output, error) = portcullis(&gateway, command, PASSWORD);
+        assert_eq!((code, error), (0, note(name)), "{output}");
+        gateway.log().until("it is said", |line| line["message"] == "registration_dropped").await;
+        login(&gateway, &format!("{name}@example.com"), strangers).await.is(401, "login_failed");
+    }
+    // Its owner opens a link that was mailed to the address.
+    squat("own").await;
+    let (access, _) = access(&gateway, "new@example.com").await;
+    let body = json!({ "email": "own@example.com" });
+    assert_eq!(as_owner(&gateway, "PATCH", body, &access).await.status, 200);
+    let is_asked = |line: &Value| line["message"] == "mail_sent" && line["kind"] == "new_email";
+    gateway.log().until("the link is mailed", is_asked).await;
+    let all = read(&gateway.path("mail"));
+    let mail = all.iter().find(|mail| mail.contains(CHANGE)).expect("a link, not a notice");
+    let body = json!({ "token": token(mail, CHANGE), "password": PASSWORD });
+    assert_eq!(post(&gateway, "/email/change", body).await.status, 204);
+    login(&gateway, "own@example.com", strangers).await.is(401, "login_failed");
+    assert_eq!(login(&gateway, "own@example.com", PASSWORD).await.status, 200);
 }
 
 /// Nor can they be locked out by repeated registrations of their address.

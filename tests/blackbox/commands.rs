@@ -11,7 +11,11 @@ use crate::pages::page;
 
 /// Runs a command on the gateway's file with this standard input. Returns its exit code and both
 /// outputs.
-fn portcullis(gateway: &Gateway, arguments: &[&str], input: &str) -> (i32, String, String) {
+pub(crate) fn portcullis(
+    gateway: &Gateway,
+    arguments: &[&str],
+    input: &str,
+) -> (i32, String, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
         .args(arguments)
         .arg("--config")

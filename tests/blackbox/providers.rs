@@ -436,6 +436,34 @@ async fn two_people_of_a_provider_never_share_an_account() {
     site.person("ann", &json!({}));
     let again = site.log_in("ann").claims();
     assert_eq!((&again["sub"], &again["email"]), (&ann["sub"], &json!("ann.one@example.com")));
+    site.logged("email_not_changed", "address_taken").await;
+}
+
+/// Otherwise a stranger could lock people out by registering their addresses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registration_that_nobody_confirms_gives_way_to_a_person_of_a_provider() {
+    let identity = "registration = 'open'\nverify_email = true\nmail = { folder = 'mail' }";
+    for link in ["never", "verified_email"] {
+        let Some(mut site) = Site::start(identity, &format!("link = '{link}'")).await else {
+            return;
+        };
+        for email in ["ann@example.com", "married@example.com"] {
+            site.gateway.register(email).await;
+        }
+        // The provider does not say that it has verified the address.
+        site.person("eve", &json!({ "email": "ann@example.com", "email_verified": null }));
+        site.refused("eve", "/auth/login/corp", 409);
+        site.person("ann", &json!({}));
+        let ann = site.log_in("ann").claims();
+        assert_eq!(ann["email"], "ann@example.com");
+        site.logged("registration_dropped", "account").await;
+        site.person("ann", &json!({ "email": "married@example.com" }));
+        let later = site.log_in("later").claims();
+        assert_eq!((&later["sub"], &later["email"]), (&ann["sub"], &json!("married@example.com")));
+        for email in ["ann@example.com", "married@example.com"] {
+            site.gateway.try_login(email, PASSWORD).await.is(401, "login_failed");
+        }
+    }
 }
 
 /// The address that nobody has verified is not passed on, and the account is none the less theirs.

@@ -1,13 +1,14 @@
 //! Commands that invite, change or delete one person.
 
 use super::{
-    account_by_email, address, called, check_and_hash, describe_roles, failure, new_account,
-    parse_name, read_password,
+    account_by_email, address, called, check_and_hash, describe_roles, failure, insert,
+    new_account, parse_name, read_password, record_gone,
 };
 use crate::cli::Failure;
 use crate::cli::issuer::Issuer;
 use crate::clock::Clock;
 use crate::identity::account::AccountError;
+use crate::identity::addresses::Done;
 use crate::identity::link::{HANDED_OVER, INVITATION, LinkToken, Purpose};
 use crate::identity::outbox::{MailKind, Outbox};
 use crate::identity::{Email, address_of};
@@ -24,8 +25,7 @@ pub(super) async fn invite(
     // The mailed link confirms it.
     new.email_verified = false;
     let to = new.email.clone();
-    let added = issuer.accounts.add(new, issuer.now).await.map_err(failure(email))?;
-    issuer.record("registered", &added.id).await?;
+    let added = insert(issuer, new).await?;
     let roles = describe_roles(&added.roles);
     if issuer.policy.mail.is_some() {
         mail(issuer, MailKind::Invite, &to).await?;
@@ -86,7 +86,7 @@ pub(super) async fn set_email(issuer: &Issuer, email: &str, new: &str) -> Result
     if old == new {
         return Ok(format!("{old} is already the address of this account\n"));
     }
-    issuer
+    let Done { gone, .. } = issuer
         .accounts
         .set_email(&account.id, &new, &issuer.policy, issuer.now)
         .await
@@ -96,6 +96,7 @@ pub(super) async fn set_email(issuer: &Issuer, email: &str, new: &str) -> Result
             )),
             error => failure(old.as_str())(error),
         })?;
+    record_gone(issuer, gone, &new).await?;
     issuer.record("email_changed", &account.id).await?;
     if issuer.policy.mail.is_some() && address_of(&account).is_some() {
         mail(issuer, MailKind::EmailChanged, &old).await?;

@@ -18,6 +18,7 @@ use super::issuer::{Issuer, Use, with_issuer};
 use super::{Failure, NewStore};
 use crate::config::value::CreateFiles;
 use crate::identity::account::{self, AccountError, NewAccount, is_role};
+use crate::identity::addresses::{Done, GONE, may_give_way};
 use crate::identity::password::{Password, StoredHash};
 use crate::identity::personal_tokens::PersonalTokens;
 use crate::identity::second_factor::SecondFactors;
@@ -213,8 +214,7 @@ async fn add(issuer: &Issuer, arguments: &AddArguments) -> Result<String, Failur
     let password = read_password(arguments.password_stdin)?;
     let hash = check_and_hash(issuer, &password, &new.email, new.name.as_deref())?;
     new.password = Some(hash);
-    let added = issuer.accounts.add(new, issuer.now).await.map_err(failure(&arguments.email))?;
-    issuer.record("registered", &added.id).await?;
+    let added = insert(issuer, new).await?;
     Ok(format!(
         "added {} with {}; its tokens name it as `{}`\n",
         added.email,
@@ -223,7 +223,27 @@ async fn add(issuer: &Issuer, arguments: &AddArguments) -> Result<String, Failur
     ))
 }
 
-/// An account that can be added: its address is free. It has no password yet.
+/// Adds an account whose address the operator vouches for.
+async fn insert(issuer: &Issuer, new: NewAccount) -> Result<AccountRow, Failure> {
+    let email = new.email.clone();
+    let added = issuer.accounts.add_proved(new, &issuer.policy, issuer.now).await;
+    let Done { done: added, gone } = match added {
+        Err(AccountError::Taken) => return Err(address_taken(email.as_str())),
+        added => added.map_err(failure(email.as_str()))?,
+    };
+    record_gone(issuer, gone, &email).await?;
+    issuer.record("registered", &added.id).await?;
+    Ok(added)
+}
+
+/// Reports that a registration gave way.
+async fn record_gone(issuer: &Issuer, gone: Option<String>, email: &Email) -> Result<(), Failure> {
+    let Some(account) = gone else { return Ok(()) };
+    eprintln!("note: deleted a registration of {email} that nobody had confirmed");
+    issuer.record(GONE, &account).await
+}
+
+/// An account to be added, without a password.
 async fn new_account(
     issuer: &Issuer,
     email: &str,
@@ -231,12 +251,15 @@ async fn new_account(
     name: Option<&str>,
 ) -> Result<NewAccount, Failure> {
     let email = address(email)?;
+    // Say so before somebody types a password in vain.
+    if let Some(known) = issuer.accounts.by_email(&email).await?
+        && !may_give_way(&known, &issuer.policy)
+    {
+        return Err(address_taken(email.as_str()));
+    }
     let roles =
         if roles.is_empty() { issuer.policy.default_roles.clone() } else { checked(roles)? };
     let name = parse_name(name.unwrap_or_default())?;
-    if issuer.accounts.by_email(&email).await?.is_some() {
-        return Err(address_taken(email.as_str()));
-    }
     Ok(NewAccount { email, name, password: None, roles, email_verified: true })
 }
 

@@ -132,22 +132,16 @@ impl Identity {
             if let Some(account) = self.accounts.of_person(&whose).await? {
                 return Ok(self.accounts.bring_up_to_date(account, person, policy, now).await?);
             }
+            if let Some(account) = self.accounts.add_person(&whose, policy, now).await? {
+                let how = (&*settings.name, "");
+                audit::login("account_created", request.client, &account.id, how);
+                return Ok(account);
+            }
             let known = match &person.email {
                 Some(email) => self.accounts.by_email(email).await?,
                 None => None,
             };
-            let Some(known) = known else {
-                if let Some(account) = self.accounts.add_person(&whose, now).await? {
-                    audit::login(
-                        "account_created",
-                        request.client,
-                        &account.id,
-                        (&settings.name, ""),
-                    );
-                    return Ok(account);
-                }
-                continue;
-            };
+            let Some(known) = known else { continue };
             if let Err(reason) = self.may_join(&known, provider, person, policy).await? {
                 // Another tab may just have made the account.
                 if self.accounts.of_person(&whose).await?.is_some() {
