@@ -163,6 +163,29 @@ impl Outbox {
         self.queue(NewMail { kind, email, return_to, language, ..NewMail::default() }).await
     }
 
+    /// Adds an account and queues the mail to its owner, both or neither: a mail with the link that
+    /// confirms the address. If the address is taken, its owner gets a notice instead.
+    pub async fn register(
+        &self,
+        account: &AccountRow,
+        return_to: Option<&str>,
+        language: &str,
+    ) -> Result<(), EnqueueError> {
+        let mail = |kind: MailKind| NewMail {
+            kind: kind.as_str(),
+            email: &account.email,
+            return_to: return_to::in_mail(return_to),
+            language,
+            ..NewMail::default()
+        };
+        let mails = (mail(MailKind::Verify), mail(MailKind::Exists));
+        if !self.store.register(account, mails, MOST_WAITING).await? {
+            return Err(EnqueueError::Full);
+        }
+        self.wake.notify_one();
+        Ok(())
+    }
+
     async fn queue(&self, mail: NewMail<'_>) -> Result<(), EnqueueError> {
         let now = self.clock.unix_seconds().cast_signed();
         if !self.store.queue_mail(mail, MOST_WAITING, now).await? {

@@ -3,8 +3,9 @@
 
 use super::accounts::{change_account, insert_account};
 use super::connections::WriteTransaction;
+use super::mail::queue_mail;
 use super::providers::bind_person;
-use super::{AccountChange, AccountRow, RevocationRow, Store, StoreError};
+use super::{AccountChange, AccountRow, NewMail, RevocationRow, Store, StoreError};
 
 /// What becomes of a registration if somebody else proves its address.
 #[derive(Clone, Debug)]
@@ -92,6 +93,25 @@ impl Store {
             writing.commit().await?;
         }
         Ok(moved)
+    }
+
+    /// Adds an account and queues a mail to its owner, or another mail if the address is taken:
+    /// neither without the other, and always both writes, so that timing does not reveal which.
+    /// Returns false, and writes nothing, if `most` mails are already waiting.
+    pub async fn register(
+        &self,
+        account: &AccountRow,
+        (welcome, taken): (NewMail<'_>, NewMail<'_>),
+        most: i64,
+    ) -> Result<bool, StoreError> {
+        let mut writing = self.connections.write().await?;
+        let is_new = insert_account(&mut writing, account).await?;
+        let mail = if is_new { welcome } else { taken };
+        if !queue_mail(&mut writing, mail, most, account.created_at).await? {
+            return Ok(false);
+        }
+        writing.commit().await?;
+        Ok(true)
     }
 }
 
@@ -271,5 +291,25 @@ mod tests {
         store.insert_account(&plain).await.unwrap();
         assert!(store.link_person("a", "https://login.test", "u-1", 2).await.unwrap());
         stays("of a person of a provider", &gives_way()).await;
+    }
+
+    #[tokio::test]
+    async fn a_registration_whose_mail_finds_no_place_is_not_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(folder.path())).await.unwrap();
+        let ann = account("ann", EMAIL);
+        let mail = |kind| NewMail { kind, email: EMAIL, ..NewMail::default() };
+        let mails = (mail("verify"), mail("exists"));
+        assert!(!store.register(&ann, mails, 0).await.unwrap());
+        assert_eq!(store.account("ann").await.unwrap(), None);
+        assert!(store.register(&ann, mails, 1).await.unwrap());
+        assert_eq!(store.due_mail(2).await.unwrap()[0].kind, "verify");
+        let again = account("again", EMAIL);
+        assert!(store.register(&again, mails, 2).await.unwrap());
+        assert_eq!(store.account("again").await.unwrap(), None);
+        let mut kinds: Vec<_> =
+            store.due_mail(2).await.unwrap().into_iter().map(|row| row.kind).collect();
+        kinds.sort();
+        assert_eq!(kinds, ["exists", "verify"]);
     }
 }

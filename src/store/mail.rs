@@ -2,6 +2,7 @@
 
 use super::accounts::change_account;
 use super::addresses::set_email;
+use super::connections::WriteTransaction;
 use super::personal_tokens::revoke_all_tokens;
 use super::{AccountChange, AccountRow, Moved, RevocationRow, Store, StoreError, Unconfirmed};
 
@@ -67,10 +68,10 @@ impl Store {
         most: i64,
         now: i64,
     ) -> Result<bool, StoreError> {
-        let NewMail { kind, email, return_to, language, login } = mail;
-        let statement = sqlx::query(QUEUE).bind(kind).bind(email).bind(now).bind(most);
-        let statement = statement.bind(return_to).bind(language).bind(login);
-        Ok(self.write(statement).await? == 1)
+        let mut writing = self.connections.write().await?;
+        let is_queued = queue_mail(&mut writing, mail, most, now).await?;
+        writing.commit().await?;
+        Ok(is_queued)
     }
 
     /// Some of the mail that is due now, the one that has waited longest first. It includes mail
@@ -255,6 +256,20 @@ impl Store {
             .await?;
         Ok(())
     }
+}
+
+/// Queues a mail, in a transaction that the caller commits. Returns false if `most` mails are already
+/// waiting.
+pub(super) async fn queue_mail(
+    writing: &mut WriteTransaction,
+    mail: NewMail<'_>,
+    most: i64,
+    now: i64,
+) -> Result<bool, StoreError> {
+    let NewMail { kind, email, return_to, language, login } = mail;
+    let statement = sqlx::query(QUEUE).bind(kind).bind(email).bind(now).bind(most);
+    let statement = statement.bind(return_to).bind(language).bind(login);
+    Ok(writing.execute(statement).await? == 1)
 }
 
 /// A mail that is already waiting is written too.

@@ -302,6 +302,21 @@ async fn a_registration_that_nobody_confirms_gives_way() {
     assert_eq!(login(&gateway, "own@example.com", PASSWORD).await.status, 200);
 }
 
+/// A registration that is refused because no more mail can wait has made no account.
+#[tokio::test]
+async fn a_registration_without_room_for_its_mail_makes_no_account() {
+    let config = MAILING.replace("mail =", "verify_email = true\nmail =");
+    let gateway = Gateway::start(&config).await;
+    let filling = "INSERT INTO mail_outbox (kind, email, requested_at, next_at, attempts, asked) \
+        WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 10000) \
+        SELECT 'invite', n || '@example.com', CAST(strftime('%s') AS INTEGER), CAST(strftime('%s') AS INTEGER) + 600, 1, 1 FROM numbers";
+    sqlite(&gateway.path("portcullis.db"), filling).await;
+    register(&gateway, "ann@example.com").await.is(503, "overloaded");
+    assert_eq!(done(&gateway, &["user", "list", "--json"], ""), "[]\n");
+    sqlite(&gateway.path("portcullis.db"), "DELETE FROM mail_outbox").await;
+    assert_eq!(register(&gateway, "ann@example.com").await.status, 201);
+}
+
 /// Nor can they be locked out by repeated registrations of their address.
 #[tokio::test]
 async fn registrations_cannot_fill_a_mailbox() {

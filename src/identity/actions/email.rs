@@ -3,10 +3,9 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
-use uuid::Uuid;
 
 use super::show_page;
-use crate::identity::account::{AccountError, NewAccount};
+use crate::identity::account::NewAccount;
 use crate::identity::bodies::{LINK_TOKEN, Secret};
 use crate::identity::error::{IdentityError, RequestFault};
 use crate::identity::link::{Purpose, digest_of};
@@ -140,31 +139,10 @@ impl Identity {
         request: &Request,
         policy: &Policy,
     ) -> Result<AccountRow, IdentityError> {
-        let (email, now) = (new.email.clone(), self.clock.unix_seconds());
-        let (name, roles) = (new.name.clone(), new.roles.join(" "));
-        match self.accounts.add(new, now).await {
-            Ok(account) => {
-                self.mail(MailKind::Verify, &email, return_to, request, policy).await?;
-                Ok(account)
-            }
-            Err(AccountError::Taken) => {
-                self.mail(MailKind::Exists, &email, return_to, request, policy).await?;
-                Ok(AccountRow {
-                    id: Uuid::new_v4().to_string(),
-                    email: email.as_str().to_owned(),
-                    name,
-                    password: String::new(),
-                    roles,
-                    disabled: 0,
-                    email_verified: 0,
-                    generation: 0,
-                    not_before: 0,
-                    created_at: now.cast_signed(),
-                    last_login_at: None,
-                })
-            }
-            Err(error) => Err(error.into()),
-        }
+        let account = new.into_row(self.clock.unix_seconds());
+        let language = &request.texts(policy).language;
+        self.outbox.register(&account, return_to, language).await?;
+        Ok(account)
     }
 
     pub(super) async fn mail(
