@@ -58,6 +58,7 @@ pub mod strength;
 pub mod texts;
 pub mod ticket;
 mod turns;
+mod under_way;
 
 use std::sync::Arc;
 use std::time::Duration;

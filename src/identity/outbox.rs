@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
 
 use super::account_of_person::has_address;
 use super::addresses::may_give_way;
@@ -20,6 +19,7 @@ use super::mail::{self, Letter, Mailer};
 use super::policy::Policy;
 use super::return_to;
 use super::texts::{Mail, filled, preferred};
+use super::under_way::{MOST_AT_ONCE, UnderWay};
 use crate::clock::Clock;
 use crate::store::{AccountRow, LinkRow, MailRow, NewMail, Store, StoreError};
 use crate::telemetry::log::AUDIT;
@@ -211,15 +211,15 @@ impl Outbox {
     /// returns the current policy.
     pub async fn deliver(self: Arc<Self>, policy: impl Fn() -> Option<Arc<Policy>>) {
         let mut mailer: Option<Arc<Mailer>> = None;
-        let mut under_way = JoinSet::new();
+        let mut under_way = UnderWay::new();
         let mut is_behind = false;
         loop {
+            let is_full = under_way.is_full();
             let sent = tokio::select! {
-                // The log says that a task panicked.
-                Some(sent) = under_way.join_next() => sent.unwrap_or(Ok(())),
+                Some(sent) = under_way.next() => sent.unwrap_or(Ok(())),
                 // Another process may have queued mail, and failed mail is retried.
                 _ = tokio::time::timeout(LOOK_EVERY, self.wake.notified()),
-                    if under_way.len() < MOST_AT_ONCE => Ok(()),
+                    if !is_full => Ok(()),
             };
             let begun = match policy() {
                 Some(policy) => self.send_due(&mut mailer, &policy, &mut under_way).await,
@@ -247,7 +247,7 @@ impl Outbox {
         self: &Arc<Self>,
         mailer: &mut Option<Arc<Mailer>>,
         policy: &Arc<Policy>,
-        under_way: &mut JoinSet<Result<(), NotWritten>>,
+        under_way: &mut UnderWay<Result<(), NotWritten>>,
     ) -> Result<(), NotWritten> {
         let Some(settings) = &policy.mail else { return Ok(()) };
         if mailer.as_ref().is_none_or(|mailer| mailer.settings() != settings) {
@@ -257,23 +257,27 @@ impl Outbox {
                 .map(Arc::new);
         }
         let Some(mailer) = mailer else { return Ok(()) };
-        while under_way.len() < MOST_AT_ONCE {
-            let mut due = self.store.due_mail(self.now()).await?;
+        let mut goes_on = true;
+        while goes_on && !under_way.is_full() {
+            let mut due = self.store.due_mail(self.now(), &under_way.busy()).await?;
             if due.len() > MOST_AT_ONCE {
                 self.store.drop_mail_to_nobody(self.now()).await?;
-                due = self.store.due_mail(self.now()).await?;
+                due = self.store.due_mail(self.now(), &under_way.busy()).await?;
             }
-            if due.is_empty() {
-                break;
-            }
-            for row in due.into_iter().take(MOST_AT_ONCE - under_way.len()) {
+            due.retain(|row| under_way.has_room_for(&row.email));
+            goes_on = !due.is_empty();
+            for row in due {
+                if !under_way.has_room_for(&row.email) {
+                    continue;
+                }
                 // Longer than a server may take: nobody else tries meanwhile.
                 let Some(row) = self.store.claim_mail(&row, self.now() + LONGEST_TRY).await? else {
                     continue;
                 };
                 let (outbox, mailer, policy) =
                     (Arc::clone(self), Arc::clone(mailer), Arc::clone(policy));
-                under_way.spawn(async move { outbox.send(&row, &mailer, &policy).await });
+                let email = row.email.clone();
+                under_way.begin(&email, async move { outbox.send(&row, &mailer, &policy).await });
             }
         }
         Ok(())
@@ -471,9 +475,6 @@ const MOST_WAITING: i64 = 10_000;
 
 /// How often to check the store for mail that other processes queued, and for retries that are due.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-
-/// How many messages are sent at a time.
-const MOST_AT_ONCE: usize = 8;
 
 /// Seconds after which an attempt without a result is over. The mail server's timeouts are shorter.
 const LONGEST_TRY: i64 = mail::LONGEST.as_secs().cast_signed() + 30;

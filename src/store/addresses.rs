@@ -303,12 +303,12 @@ mod tests {
         assert!(!store.register(&ann, mails, 0).await.unwrap());
         assert_eq!(store.account("ann").await.unwrap(), None);
         assert!(store.register(&ann, mails, 1).await.unwrap());
-        assert_eq!(store.due_mail(2).await.unwrap()[0].kind, "verify");
+        assert_eq!(store.due_mail(2, &[]).await.unwrap()[0].kind, "verify");
         let again = account("again", EMAIL);
         assert!(store.register(&again, mails, 2).await.unwrap());
         assert_eq!(store.account("again").await.unwrap(), None);
         let mut kinds: Vec<_> =
-            store.due_mail(2).await.unwrap().into_iter().map(|row| row.kind).collect();
+            store.due_mail(2, &[]).await.unwrap().into_iter().map(|row| row.kind).collect();
         kinds.sort();
         assert_eq!(kinds, ["exists", "verify"]);
     }

@@ -68,7 +68,7 @@ use self::files::{DatabaseFiles, OpenFiles, is_before};
 pub use self::first_start::FirstStart;
 use self::identity::{DatabaseIdentity, ServerIdentity};
 pub use self::logout_tokens::{LogoutTokenRow, NamedThere};
-pub use self::mail::{LinkRow, MailRow, NewMail};
+pub use self::mail::{LinkRow, MOST_BUSY, MailRow, NewMail};
 pub use self::personal_tokens::{AddedToken, PersonalTokenRow};
 pub use self::presence::{Feed, GATEWAY_TIMEOUT, Presence};
 pub use self::providers::{ProviderSessionRow, SessionAtProvider};
