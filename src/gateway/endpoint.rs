@@ -167,6 +167,10 @@ impl Gateway {
         if let Some((limit, taken)) = session.and_then(|sid| budgets.by_session(budget, sid)) {
             self.count_built_in(&limit, taken, exchange)?;
         }
+        if budget == Budget::Login {
+            let (limit, taken) = budgets.guess(client);
+            self.count_built_in(limit, taken, exchange)?;
+        }
         let Some(account) = account else { return Ok(()) };
         if let Some((limit, taken)) = budgets.by_account(budget, account) {
             self.count_built_in(&limit, taken, exchange)?;

@@ -1,8 +1,8 @@
 //! The built-in limits. There is one set for the process, so that a reload does not reset them.
 //!
-//! Limits on guessing (failed logins by account and by address, current passwords) always hold. A
-//! route's own limit that bounds each address replaces the other limits by address, so that an
-//! operator can raise them where many people share an address.
+//! Limits on guessing (failed logins by account and by address, current passwords) always hold, for
+//! all routes together. A route's own limit that bounds each address replaces the other limits by
+//! address, so that an operator can raise them where many people share an address.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -65,7 +65,6 @@ impl Budgets {
             Budget::CurrentPassword => &self.password,
             // Each token that is revoked is remembered for a while.
             Budget::Token => &self.token,
-            Budget::Login if is_bounded => &self.guesses,
             _ if is_bounded => return None,
             Budget::Login => &self.login,
             Budget::Register => &self.register,
@@ -77,7 +76,8 @@ impl Budgets {
         Some((Arc::clone(limit), limit.take_client(client)))
     }
 
-    /// Counts a request as a failed login of a client address, until it turns out not to be one.
+    /// Counts a request as a failed login of a client address, until it turns out not to be one:
+    /// whatever the route, so that several routes give no more guesses than one.
     pub fn guess(&self, client: IpAddr) -> (&Arc<Limit>, Result<Cell, Exceeded>) {
         (&self.guesses, self.guesses.take_client(client))
     }

@@ -385,6 +385,27 @@ async fn a_route_limit_does_not_replace_the_built_in_login_limits() {
     }
 }
 
+/// Several routes with identity endpoints give no more guesses than one, whatever their limits.
+#[tokio::test]
+async fn routes_with_different_limits_share_the_budget_of_failed_logins() {
+    let other = "[[route]]\npath = '/other/*'\nidentity = true\n";
+    let config = format!("server.trusted_proxies = ['127.0.0.1/32']\n{}{other}", open(""));
+    for paths in [["/auth/login", "/other/login"], ["/other/login", "/auth/login"]] {
+        let gateway = Gateway::start(&config).await;
+        let guess = async |path: &str, account: usize| {
+            let body = json!({ "email": format!("u{account}@x.example"), "password": "wrong" });
+            let request = gateway.post(path, &body).header("X-Forwarded-For", "198.51.100.1");
+            request.send().await.status
+        };
+        for account in 0..5 {
+            assert_eq!(guess(paths[account % 2], account).await, 401);
+        }
+        for path in paths {
+            assert_eq!(guess(path, 5).await, 429, "{path} of {paths:?}");
+        }
+    }
+}
+
 /// Invented accounts of one address do not use up the limit of others.
 #[tokio::test]
 async fn attempts_with_unknown_accounts_lock_no_account() {
