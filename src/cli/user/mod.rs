@@ -228,7 +228,7 @@ async fn insert(issuer: &Issuer, new: NewAccount) -> Result<AccountRow, Failure>
     let email = new.email.clone();
     let added = issuer.accounts.add_proved(new, &issuer.policy, issuer.now).await;
     let Done { done: added, gone } = match added {
-        Err(AccountError::Taken) => return Err(address_taken(email.as_str())),
+        Err(AccountError::Taken) => return Err(address_taken(issuer, &email).await),
         added => added.map_err(failure(email.as_str()))?,
     };
     record_gone(issuer, gone, &email).await?;
@@ -255,7 +255,7 @@ async fn new_account(
     if let Some(known) = issuer.accounts.by_email(&email).await?
         && !may_give_way(&known, &issuer.policy)
     {
-        return Err(address_taken(email.as_str()));
+        return Err(address_taken(issuer, &email).await);
     }
     let roles =
         if roles.is_empty() { issuer.policy.default_roles.clone() } else { checked(roles)? };
@@ -363,6 +363,9 @@ async fn set_roles(issuer: &Issuer, email: &str, roles: &[String]) -> Result<Str
         .await
         .map_err(failure(email))?;
     issuer.record("roles_changed", &account.id).await?;
+    if is_unconfirmed(&account) && !roles.is_empty() {
+        eprintln!("warning: {UNCONFIRMED}");
+    }
     Ok(format!(
         "{} now has {}; it had {}\n",
         called(&account),
@@ -414,17 +417,32 @@ fn describe_roles(roles: &str) -> String {
 
 fn failure(email: &str) -> impl Fn(AccountError) -> Failure {
     move |error| match error {
-        AccountError::Taken => address_taken(email),
+        AccountError::Taken => Failure::Other(format!("{email} already has an account")),
         AccountError::Unknown => unknown(email),
         AccountError::Store(error) => Failure::Other(error.to_string()),
     }
 }
 
-fn address_taken(email: &str) -> Failure {
-    Failure::Other(format!(
-        "{email} already has an account; to change its roles: portcullis user set-roles {email} ROLE…"
-    ))
+/// Why an address cannot be given to a new account, and whether its account may be a stranger's.
+async fn address_taken(issuer: &Issuer, email: &Email) -> Failure {
+    match issuer.accounts.by_email(email).await {
+        Ok(Some(known)) if is_unconfirmed(&known) => Failure::Other(format!(
+            "{email} already has an account, and {UNCONFIRMED}; to remove it: portcullis user delete {email} --yes"
+        )),
+        _ => Failure::Other(format!(
+            "{email} already has an account; to change its roles: portcullis user set-roles {email} ROLE…"
+        )),
+    }
 }
+
+/// Whether an account has a password, which somebody else than the owner of the address may have
+/// chosen. Invited people confirm the address when they choose one.
+fn is_unconfirmed(account: &AccountRow) -> bool {
+    account.email_verified == 0 && !account.password.is_empty()
+}
+
+const UNCONFIRMED: &str =
+    "nobody has confirmed its address: a stranger may have registered it and know its password";
 
 fn unknown(email: &str) -> Failure {
     Failure::Other(format!("there is no account {email}; see `portcullis user list`"))
