@@ -275,7 +275,7 @@ static ENDPOINTS: [Endpoint; 18] = [
         summary: "Exchange a refresh token for its successor and a new access token.",
         request: Some(schema::<session::Refresh>),
         success: (200, Some(schema::<login::Tokens>)),
-        reasons: &[Reason::RequestInvalid, Reason::InvalidGrant],
+        reasons: &[Reason::RequestInvalid, Reason::InvalidGrant, Reason::EmailUnverified],
     },
     Endpoint {
         method: "POST",

@@ -109,8 +109,10 @@ pub enum Unusable {
         /// Unix seconds.
         at: u64,
     },
-    /// It was revoked, or its account is disabled.
-    #[error("the personal access token was revoked, or its account is disabled")]
+    /// It was revoked, or its account is disabled, or must confirm its address first.
+    #[error(
+        "the personal access token was revoked, or its account is disabled or has not confirmed its address"
+    )]
     Revoked,
     /// The store failed. The token may be valid.
     #[error("{0}")]
@@ -305,7 +307,7 @@ impl PersonalTokens {
             found => found?,
         };
         // A refusal that may end costs no write either.
-        self.owner(&row).await?;
+        self.owner(&row, policy).await?;
         let used =
             self.store.use_personal_token(&row.id, &scope(policy), now.cast_signed()).await?;
         let (row, issued) = used.ok_or(Unusable::Revoked)?;
@@ -334,7 +336,7 @@ impl PersonalTokens {
             return Err(Unusable::Unknown);
         }
         let row = self.find(&digest_of(token), now).await?;
-        let account = self.owner(&row).await?;
+        let account = self.owner(&row, policy).await?;
         let cutoff = self.store.cutoff(&account.id, &scope(policy)).await?.max(account.not_before);
         let issued_at = now.max(cutoff.cast_unsigned().saturating_add(1));
         Ok(claims(&row, &account, policy, issued_at))
@@ -345,10 +347,15 @@ impl PersonalTokens {
         self.store.prune_personal_tokens(now.saturating_sub(KEPT.as_secs()).cast_signed()).await
     }
 
-    /// The account of a token, if it is enabled.
-    async fn owner(&self, row: &PersonalTokenRow) -> Result<AccountRow, Unusable> {
-        let account = self.store.account(&row.account).await?;
-        account.filter(|account| account.disabled == 0).ok_or(Unusable::Revoked)
+    /// The account of a token, if it may log in: it is enabled, and no stranger's registration. A
+    /// person of a provider may have no verified address, and has no password.
+    async fn owner(&self, row: &PersonalTokenRow, policy: &Policy) -> Result<AccountRow, Unusable> {
+        let account = self.store.account(&row.account).await?.ok_or(Unusable::Revoked)?;
+        let is_unconfirmed = account.email_verified == 0 && !account.password.is_empty();
+        if account.disabled == 1 || (policy.verify_email && is_unconfirmed) {
+            return Err(Unusable::Revoked);
+        }
+        Ok(account)
     }
 
     async fn find(&self, digest: &str, now: u64) -> Result<PersonalTokenRow, Unusable> {

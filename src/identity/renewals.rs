@@ -181,6 +181,7 @@ impl Identity {
     async fn lend_now(&self, cookie: &str, token: RefreshToken, policy: &Policy) -> Outcome {
         let lent = async {
             let session = self.sessions.lend(cookie, policy, self.clock.unix_time()).await?;
+            let session = self.confirmed(session, policy).await?;
             let access_token = self.tokens(session, policy).await?.access_token;
             let lent = Renewed::new(access_token, Vec::new(), token.session, token.counter);
             // There is nothing to send.
@@ -217,7 +218,7 @@ impl Identity {
     }
 
     fn not_renewed(&self, error: IdentityError) -> NotRenewed {
-        if let IdentityError::Grant(_) = error {
+        if let IdentityError::Grant(_) | IdentityError::EmailUnverified = error {
             return NotRenewed::Ended;
         }
         if let IdentityError::Store(error) = &error {

@@ -514,6 +514,13 @@ impl Sessions {
 }
 
 impl SessionGrant {
+    /// Whether the session may have another access token. If `verify_email` was set after it began, it
+    /// may not until its owner confirms the address. Providers answer for their own people.
+    pub(super) fn is_confirmed(&self, policy: &Policy) -> bool {
+        let is_by_password = self.proof.idp == PASSWORD_LOGIN;
+        !(policy.verify_email && is_by_password && self.account.email_verified == 0)
+    }
+
     fn new(issued: Issued, sid: String, refresh_token: String) -> Self {
         Self {
             account: issued.account,

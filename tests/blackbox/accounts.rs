@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use base64::Engine;
 use serde_json::{Value, json};
 
+use crate::by_mail::sqlite;
 use crate::harness::accounts::{PASSWORD, Tokens, limited, open};
 use crate::harness::{Gateway, mint};
 
@@ -638,4 +639,27 @@ async fn a_reload_can_change_the_policy_but_not_remove_the_issuer() {
     let output = gateway.reload(without).await;
     assert!(output["problems"].to_string().contains("`identity` is read at start"), "{output}");
     assert_eq!(gateway.reaches(&before.access).await, 200);
+}
+
+/// Whoever sets `verify_email` wants those out who have not confirmed their address.
+#[tokio::test]
+async fn verify_email_also_holds_for_what_began_before() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    let tokens = gateway.login("ann@example.com").await;
+    let browser = gateway.login("ann@example.com").await;
+    let asking = gateway.post("/auth/tokens", &json!({ "name": "backup" }));
+    let made = asking.bearer(&tokens.access).send().await;
+    let personal = made.json()["token"].as_str().unwrap().to_owned();
+    let verifying = open("verify_email = true\nmail = { folder = 'mail' }");
+    assert_eq!(gateway.reload(&verifying).await["message"], "reloaded");
+    gateway.refresh(&tokens.refresh).await.is(403, "email_unverified");
+    gateway.refresh(&tokens.refresh).await.is(401, "invalid_grant");
+    gateway.get("/reports").bearer(&personal).send().await.is(401, "token_revoked");
+    let cookie = format!("__Host-portcullis-session={}", browser.refresh);
+    let page = gateway.get("/reports").header("Accept", "text/html").header("Cookie", &cookie);
+    assert_eq!(page.header("Sec-Fetch-Mode", "navigate").send().await.status, 303);
+    sqlite(&gateway.path("portcullis.db"), "UPDATE accounts SET email_verified = 1").await;
+    assert_eq!(gateway.reaches(&personal).await, 200);
+    gateway.login("ann@example.com").await;
 }

@@ -73,9 +73,10 @@ impl Identity {
     ) -> Result<SessionGrant, IdentityError> {
         let now = self.clock.unix_time();
         let granted = self.sessions.refresh(token, presenter, device, policy, now).await;
+        let is_confirmed = granted.as_ref().is_ok_and(|session| session.is_confirmed(policy));
         let outcome = match &granted {
-            Ok(_) => "succeeded",
-            Err(RefreshError::Invalid) => "failed",
+            Ok(_) if is_confirmed => "succeeded",
+            Ok(_) | Err(RefreshError::Invalid) => "failed",
             Err(RefreshError::Reused { account, .. }) => {
                 audit::record("refresh_reused", device.address, account, "invalid_grant");
                 "reused"
@@ -83,7 +84,21 @@ impl Identity {
             Err(RefreshError::Store(_)) => "unavailable",
         };
         self.metrics.refresh(outcome);
-        Ok(granted?)
+        self.confirmed(granted?, policy).await
+    }
+
+    /// Ends a session that may have no more tokens, because its owner has not confirmed the address.
+    pub(in crate::identity) async fn confirmed(
+        &self,
+        session: SessionGrant,
+        policy: &Policy,
+    ) -> Result<SessionGrant, IdentityError> {
+        if session.is_confirmed(policy) {
+            return Ok(session);
+        }
+        let SessionGrant { sid, account, .. } = &session;
+        self.sessions.end(sid, &account.id, policy, self.clock.unix_time()).await?;
+        Err(IdentityError::EmailUnverified)
     }
 
     pub(super) async fn logout(&self, request: &Request, policy: &Policy) -> Answered {
@@ -171,7 +186,7 @@ impl Identity {
 
 /// Whether the same refresh token will never be valid again.
 fn error_is_final(error: &IdentityError) -> bool {
-    matches!(error, IdentityError::Grant(_))
+    matches!(error, IdentityError::Grant(_) | IdentityError::EmailUnverified)
 }
 
 /// The session to refresh.
