@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::limit::behind_translator;
+
 /// A queue of at most `most` jobs.
 #[derive(Debug)]
 pub(super) struct Queue<T> {
@@ -146,7 +148,7 @@ impl<T> State<T> {
 
 impl Client {
     fn of(address: IpAddr) -> Self {
-        let (bits, lengths) = match address.to_canonical() {
+        let (bits, lengths) = match behind_translator(address) {
             // A /32, /24 and /16.
             IpAddr::V4(ip) => (ip.to_ipv6_mapped().to_bits(), [128, 120, 112]),
             IpAddr::V6(ip) => (ip.to_bits(), [64, 48, 32]),

@@ -22,7 +22,7 @@
 //! made since.
 
 use std::cell::Cell as Slot;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -160,8 +160,8 @@ impl Limit {
         self.settings.observe
     }
 
-    /// Takes one cell for the client at `ip`. An IPv4-mapped IPv6 address (`::ffff:192.0.2.1`)
-    /// counts as the IPv4 address; other IPv6 addresses count by their prefix.
+    /// Takes one cell for the client at `ip`. An IPv6 address that stands for an IPv4 address
+    /// ([`behind_translator`]) counts as that one; other IPv6 addresses count by their prefix.
     pub fn take_client(&self, ip: IpAddr) -> Result<Cell, Exceeded> {
         let client = self.client(ip);
         self.take(client, client, self.networks(client))
@@ -248,7 +248,7 @@ impl Limit {
     }
 
     fn client(&self, ip: IpAddr) -> Key {
-        match ip.to_canonical() {
+        match behind_translator(ip) {
             IpAddr::V4(ip) => Key::V4(ip.octets()),
             IpAddr::V6(ip) => Key::V6(masked(ip, self.settings.ipv6_prefix)),
         }
@@ -481,6 +481,22 @@ fn of_level(level: u8, interval: Duration, requests: NonZeroU32) -> (Duration, N
         (interval, requests.saturating_mul(GROUP))
     })
 }
+
+/// The client that an address stands for: the IPv4 address in an IPv4-mapped one
+/// (`::ffff:192.0.2.1`), and in one that a translator between IPv4 and IPv6 makes (`64:ff9b::c000:201`,
+/// RFC 6052 §2.1). In front of a server that has IPv6 only, all IPv4 clients would otherwise be one.
+pub fn behind_translator(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) if ip.to_bits() >> 32 == TRANSLATED => {
+            let [.., a, b, c, d] = ip.octets();
+            Ipv4Addr::new(a, b, c, d).into()
+        }
+        ip => ip,
+    }
+}
+
+/// The first 96 bits of the addresses that translators make.
+const TRANSLATED: u128 = 0x0064_ff9b << 64;
 
 fn masked(ip: Ipv6Addr, prefix: u8) -> [u8; 16] {
     let mask = u128::MAX.checked_shl(128_u32.saturating_sub(u32::from(prefix))).unwrap_or(0);

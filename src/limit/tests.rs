@@ -57,6 +57,9 @@ fn addresses_are_folded_to_clients() {
     let (limit, _) = limit(settings(1, Duration::from_mins(1)));
     assert!(passes(&limit, "192.0.2.1"));
     assert!(!passes(&limit, "::ffff:192.0.2.1"), "the same host over a dual-stack socket");
+    assert!(!passes(&limit, "64:ff9b::192.0.2.1"), "through a translator");
+    assert!(passes(&limit, "64:ff9b::192.0.2.2"), "and its neighbour");
+    assert!(passes(&limit, "64:ff9b:1::192.0.2.1"), "a local prefix stands for anything");
     assert!(passes(&limit, "2001:db8:0:1::1"));
     assert!(!passes(&limit, "2001:db8:0:1:ffff::2"), "the same /64");
     assert!(passes(&limit, "2001:db8:0:2::1"));

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::limit::behind_translator;
+
 /// The number of connections of each counted client.
 #[derive(Debug, Default)]
 pub(super) struct PerClient(Mutex<HashMap<IpAddr, usize>>);
@@ -48,7 +50,7 @@ impl Drop for ClientSlot {
 
 /// The address that identifies a client: an IPv4 address, or an IPv6 /64 network, as for limits.
 fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
+    match behind_translator(address) {
         IpAddr::V6(address) => {
             Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
         }
@@ -66,6 +68,7 @@ mod tests {
         let admit = |address: &str| clients.admit(address.parse().unwrap(), 2);
         let held = [admit("10.0.0.1"), admit("::ffff:10.0.0.1")];
         assert!(held.iter().all(Option::is_some) && admit("10.0.0.1").is_none());
+        assert!(admit("64:ff9b::10.0.0.1").is_none() && admit("64:ff9b::10.0.0.3").is_some());
         let other = [admit("10.0.0.2"), admit("2001:db8::1"), admit("2001:db8::ffff:1")];
         assert!(other.iter().all(Option::is_some) && admit("2001:db8::2").is_none());
         assert!(admit("2001:db8:0:1::1").is_some());
