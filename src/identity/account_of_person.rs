@@ -155,4 +155,9 @@ pub fn address_of(account: &AccountRow) -> Option<&str> {
     has_address(account).then_some(&*account.email)
 }
 
+/// Whether an account has an address that was shown to belong to its owner.
+pub fn is_verified(account: &AccountRow) -> bool {
+    has_address(account) && account.email_verified == 1
+}
+
 const NO_ADDRESS: &str = "no-address.invalid";

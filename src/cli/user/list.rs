@@ -13,7 +13,7 @@ use crate::cli::{Failure, print};
 use crate::identity::bodies::time;
 use crate::identity::second_factor::SecondFactors;
 use crate::identity::session::stale;
-use crate::identity::{Policy, address_of};
+use crate::identity::{Policy, address_of, is_verified};
 use crate::store::{AccountRow, SessionRow};
 
 /// Which accounts are listed.
@@ -219,7 +219,7 @@ fn object(account: &AccountRow, way: Way) -> serde_json::Value {
         "name": account.name,
         "roles": account.roles.split_whitespace().collect::<Vec<_>>(),
         "disabled": account.disabled == 1,
-        "email_verified": account.email_verified == 1,
+        "email_verified": is_verified(account),
         "password": scheme(account),
         "totp": way.totp,
         "provider": way.provider,

@@ -11,7 +11,9 @@ use crate::identity::outcome::{Answered, Outcome, SessionTokens};
 use crate::identity::pages::{Content, Field, Filled, Form, Link};
 use crate::identity::request::Request;
 use crate::identity::session::Keep;
-use crate::identity::{Compat, Email, Identity, Mount, Policy, Registration, address_of, audit};
+use crate::identity::{
+    Compat, Email, Identity, Mount, Policy, Registration, address_of, audit, is_verified,
+};
 use crate::store::AccountRow;
 
 impl Identity {
@@ -134,7 +136,7 @@ impl Account {
         Self {
             id: row.id.clone(),
             email: address_of(row).map(str::to_owned),
-            email_verified: row.email_verified == 1,
+            email_verified: is_verified(row),
             name: row.name.clone(),
             roles: row.roles.split_whitespace().map(str::to_owned).collect(),
             totp: recovery_codes_left.is_some(),
