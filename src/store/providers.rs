@@ -338,8 +338,8 @@ const PRUNE: &str = "DELETE FROM provider_sessions WHERE created_at <= $1 \
 mod tests {
     use super::*;
     use crate::store::accounts::tests::{account, revocation, session};
-    use crate::store::{AddressTaken, Gone, LogoutTokenRow, NamedThere, Unconfirmed};
     use crate::store::test_settings as settings;
+    use crate::store::{AddressTaken, Gone, LogoutTokenRow, NamedThere, Unconfirmed};
 
     const ISSUER: &str = "https://login.test";
 
@@ -493,7 +493,7 @@ mod tests {
     async fn a_logout_token_is_written_with_the_ends_of_its_sessions() {
         let folder = tempfile::tempdir().unwrap();
         let store = store(&folder).await;
-        store.insert_account_of_person(&account("a", "a@x.example"), ISSUER, "u-1").await.unwrap();
+        insert(&store, &account("a", "a@x.example"), "u-1").await.unwrap();
         for id in ["s", "t", "u"] {
             store.open_session(&session(id, 0), "=x").await.unwrap().unwrap();
             open(&store, id, Some(200)).await;
