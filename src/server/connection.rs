@@ -395,6 +395,7 @@ impl http_body::Body for BusyBody {
     type Data = Bytes;
     type Error = <RecordedBody as http_body::Body>::Error;
 
+    #[inline]
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -416,6 +417,7 @@ impl http_body::Body for BusyBody {
         polled
     }
 
+    #[inline]
     fn is_end_stream(&self) -> bool {
         match &self.body {
             Some(body) => body.is_end_stream(),
@@ -423,6 +425,7 @@ impl http_body::Body for BusyBody {
         }
     }
 
+    #[inline]
     fn size_hint(&self) -> http_body::SizeHint {
         match &self.body {
             Some(body) => body.size_hint(),

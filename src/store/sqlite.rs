@@ -267,7 +267,7 @@ fn check_name(path: &Path) -> Result<(), StoreError> {
     let metadata = std::fs::symlink_metadata(path).map_err(failed)?;
     let how = if metadata.is_symlink() {
         "is a symbolic link; name the file that it leads to"
-    } else if metadata.nlink() > 1 {
+    } else if metadata.is_file() && metadata.nlink() > 1 {
         "has another name (a hard link); delete that one"
     } else if is_mounted(path) {
         "is mounted without its folder; mount the folder instead"
