@@ -25,7 +25,7 @@ const NEIGHBOURS: [(&str, &str, &str); 4] = [
 ];
 
 /// The items of the gateway that the server layer may use.
-const KNOWN_TO_SERVER: [(&str, &str); 14] = [
+const KNOWN_TO_SERVER: [(&str, &str); 16] = [
     (
         "snapshot::ConnectionLimits",
         "how a connection is read; `explain` reads one without the rest",
@@ -50,6 +50,8 @@ const KNOWN_TO_SERVER: [(&str, &str); 14] = [
     ),
     ("client::Peer", "`handle` gets the address of the socket's other end"),
     ("exchange::RecordedBody", "the body of every response, for hyper to send"),
+    ("exchange::Look", "what becomes of a response that the client does not read"),
+    ("streams::Unread", "such a response on HTTP/2 is looked at from time to time"),
     ("worker::Worker", "each worker keeps its own things, and hands them to `Gateway::handle`"),
     (
         "refusal::problem_body",
