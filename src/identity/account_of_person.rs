@@ -28,8 +28,8 @@ impl Accounts {
         self.store.account_of_person(whose.issuer, &whose.person.subject).await
     }
 
-    /// Makes the account of a person, at `now` in Unix seconds. It has no password. A registration
-    /// that nobody has confirmed gives way, if the provider has verified the address. `None`: the
+    /// Makes the account of a person, at `now` in Unix seconds. It has no password. An
+    /// unconfirmed registration gives way, if the provider has verified the address. `None`: the
     /// person has an account by now, or the address is taken.
     pub(super) async fn add_person(
         &self,
@@ -41,7 +41,7 @@ impl Accounts {
         let unconfirmed =
             if whose.person.email_verified { unconfirmed(policy, now) } else { Unconfirmed::Stays };
         let person = (whose.issuer, whose.person.subject.as_str());
-        let added = self.store.insert_account_of_person(&account, person, &unconfirmed).await?;
+        let added = self.store.insert_account_over(&account, Some(person), &unconfirmed).await?;
         Ok(added.ok().map(|gone| {
             self.gone(gone, policy, now);
             account
@@ -158,6 +158,12 @@ pub fn address_of(account: &AccountRow) -> Option<&str> {
 /// Whether an account has an address that was shown to belong to its owner.
 pub fn is_verified(account: &AccountRow) -> bool {
     has_address(account) && account.email_verified == 1
+}
+
+/// Whether an account has a password that somebody else than the owner of its address may have chosen.
+/// Invited people confirm the address when they choose one, and providers answer for their people.
+pub fn is_unconfirmed(account: &AccountRow) -> bool {
+    account.email_verified == 0 && !account.password.is_empty()
 }
 
 const NO_ADDRESS: &str = "no-address.invalid";

@@ -1,9 +1,9 @@
-//! Who gets an address. With `verify_email`, a registration whose address nobody has confirmed cannot
-//! be used. It gives way to whoever proves the address: otherwise a stranger could keep people from
-//! logging in at a provider by registering their addresses.
+//! Who gets an address. With `verify_email`, an unconfirmed registration cannot be used. It gives way
+//! when its address is proved in another way: otherwise a stranger could keep people from logging in
+//! at a provider by registering their addresses.
 
 use super::account::{AccountError, Accounts, NewAccount, revocation};
-use super::{Email, Policy, audit};
+use super::{Email, Policy, audit, is_unconfirmed};
 use crate::revocation::row;
 use crate::store::{AccountRow, AddressTaken, Gone, Moved, StoreError, Unconfirmed};
 
@@ -29,8 +29,7 @@ impl Accounts {
     ) -> Result<Done<AccountRow>, AccountError> {
         let account = new.into_row(now);
         let unconfirmed = unconfirmed(policy, now);
-        let added =
-            self.store.insert_proved_account(&account, &unconfirmed, now.cast_signed()).await?;
+        let added = self.store.insert_account_over(&account, None, &unconfirmed).await?;
         let gone = added.map_err(|AddressTaken| AccountError::Taken)?;
         Ok(Done { done: account, gone: self.gone(gone, policy, now) })
     }
@@ -101,8 +100,7 @@ pub(super) fn unconfirmed(policy: &Policy, now: u64) -> Unconfirmed {
 /// Whether an account will probably give way, as the store decides in the end.
 pub fn may_give_way(account: &AccountRow, policy: &Policy) -> bool {
     let is_unused = account.last_login_at.is_none() && account.generation == 0;
-    let is_unconfirmed = account.email_verified == 0 && !account.password.is_empty();
-    policy.verify_email && is_unconfirmed && is_unused && account.not_before == 0
+    policy.verify_email && is_unconfirmed(account) && is_unused && account.not_before == 0
 }
 
 /// The event of a registration that gave way.

@@ -70,7 +70,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::account::Accounts;
-pub use self::account_of_person::{address_of, is_verified};
+pub use self::account_of_person::{address_of, is_unconfirmed, is_verified};
 pub use self::brand::Brand;
 pub use self::budgets::Budgets;
 pub use self::compat::Compat;

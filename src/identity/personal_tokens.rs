@@ -15,13 +15,13 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::Identity;
 use super::account::{self, is_role};
 use super::issue::claims_about;
 use super::link::{LinkToken, NoRandom, digest_of};
 use super::policy::Policy;
 use super::session::{Ended, scope};
 use super::turns::{Turn, Turns};
+use super::{Identity, is_unconfirmed};
 use crate::revocation::{Revocations, row};
 use crate::store::{AccountRow, AddedToken, PersonalTokenRow, Store, StoreError};
 use crate::token::{Revocation, RevokedBy, Scope};
@@ -347,12 +347,10 @@ impl PersonalTokens {
         self.store.prune_personal_tokens(now.saturating_sub(KEPT.as_secs()).cast_signed()).await
     }
 
-    /// The account of a token, if it may log in: it is enabled, and no stranger's registration. A
-    /// person of a provider may have no verified address, and has no password.
+    /// The account of a token, if it may log in: it is enabled, and no stranger's registration.
     async fn owner(&self, row: &PersonalTokenRow, policy: &Policy) -> Result<AccountRow, Unusable> {
         let account = self.store.account(&row.account).await?.ok_or(Unusable::Revoked)?;
-        let is_unconfirmed = account.email_verified == 0 && !account.password.is_empty();
-        if account.disabled == 1 || (policy.verify_email && is_unconfirmed) {
+        if account.disabled == 1 || (policy.verify_email && is_unconfirmed(&account)) {
             return Err(Unusable::Revoked);
         }
         Ok(account)

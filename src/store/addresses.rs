@@ -1,5 +1,5 @@
-//! Who gets an address. A registration that nobody has confirmed or used gives way to somebody who
-//! proves that the address is theirs.
+//! Who gets an address. An unconfirmed, unused registration gives way to an account whose owner has
+//! proved the address.
 
 use super::accounts::{change_account, insert_account};
 use super::connections::WriteTransaction;
@@ -40,37 +40,23 @@ pub struct Moved {
 pub struct AddressTaken;
 
 impl Store {
-    /// Adds an account for somebody whose address is proved at `now`, in Unix seconds. Writes nothing
-    /// if the address is taken.
-    pub async fn insert_proved_account(
+    /// Adds an account, in place of a registration that gives way, and lets `person` log in to it: an
+    /// issuer and a subject there. Writes nothing if the address is taken, or if the person already
+    /// has an account.
+    pub async fn insert_account_over(
         &self,
         account: &AccountRow,
-        unconfirmed: &Unconfirmed,
-        now: i64,
-    ) -> Result<Result<Option<Gone>, AddressTaken>, StoreError> {
-        let mut writing = self.connections.write().await?;
-        let gone = give_way(&mut writing, &account.email, unconfirmed, now).await?;
-        if !insert_account(&mut writing, account).await? {
-            return Ok(Err(AddressTaken));
-        }
-        writing.commit().await?;
-        Ok(Ok(gone))
-    }
-
-    /// Adds an account for a person of a provider. Writes nothing if the address is taken, or if the
-    /// person already has an account.
-    pub async fn insert_account_of_person(
-        &self,
-        account: &AccountRow,
-        (issuer, subject): (&str, &str),
+        person: Option<(&str, &str)>,
         unconfirmed: &Unconfirmed,
     ) -> Result<Result<Option<Gone>, AddressTaken>, StoreError> {
         let mut writing = self.connections.write().await?;
         let now = account.created_at;
         let gone = give_way(&mut writing, &account.email, unconfirmed, now).await?;
-        if !insert_account(&mut writing, account).await?
-            || !bind_person(&mut writing, &account.id, (issuer, subject), now).await?
-        {
+        let mut is_added = insert_account(&mut writing, account).await?;
+        if let (true, Some(person)) = (is_added, person) {
+            is_added = bind_person(&mut writing, &account.id, person, now).await?;
+        }
+        if !is_added {
             return Ok(Err(AddressTaken));
         }
         writing.commit().await?;
@@ -223,10 +209,10 @@ mod tests {
             assert!(store.begin_second_factor("squatter", b"secret", 1).await.unwrap());
         };
         squat().await;
-        is_gone(store.insert_proved_account(&own, &gives_way(), 2).await.unwrap().unwrap()).await;
+        is_gone(store.insert_account_over(&own, None, &gives_way()).await.unwrap().unwrap()).await;
         squat().await;
         let person = ("https://login.test", "u-1");
-        let added = store.insert_account_of_person(&own, person, &gives_way()).await;
+        let added = store.insert_account_over(&own, Some(person), &gives_way()).await;
         is_gone(added.unwrap().unwrap()).await;
         squat().await;
         assert!(store.insert_account(&account("own", "earlier@x.example")).await.unwrap());
@@ -256,7 +242,7 @@ mod tests {
         let store = Store::open(&settings(folder.path())).await.unwrap();
         let stays = async |what: &str, unconfirmed: &Unconfirmed| {
             let own = account("own", EMAIL);
-            let added = store.insert_proved_account(&own, unconfirmed, 2).await.unwrap();
+            let added = store.insert_account_over(&own, None, unconfirmed).await.unwrap();
             assert_eq!(added, Err(AddressTaken), "{what}");
             assert!(store.insert_account(&account("own", "own@x.example")).await.unwrap());
             let moved = store.set_email("own", EMAIL, (revocation("own"), unconfirmed), 2).await;

@@ -369,7 +369,7 @@ mod tests {
         subject: &str,
     ) -> Result<Option<Gone>, AddressTaken> {
         let person = (ISSUER, subject);
-        store.insert_account_of_person(account, person, &Unconfirmed::Stays).await.unwrap()
+        store.insert_account_over(account, Some(person), &Unconfirmed::Stays).await.unwrap()
     }
 
     fn names(sessions: &[SessionAtProvider]) -> Vec<&str> {

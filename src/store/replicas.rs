@@ -165,8 +165,8 @@ impl Store {
 /// How long the last statement of a replica may take.
 const LEAVING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Also forgets replicas that ended long ago, and what this one has read of another history. The row need not survive a crash of the server, so
-/// nothing waits for the disk.
+/// Also forgets replicas that ended long ago, and what this one has read of another history. The row
+/// need not survive a crash of the server, so nothing waits for the disk.
 const REPORT: &str = "WITH fast AS (SELECT set_config('synchronous_commit', 'off', true) AS mode), \
     gone AS (DELETE FROM replicas WHERE seen_at < CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT) - 3600 OR (id LIKE $4 AND id <> $1)) \
     INSERT INTO replicas (id, revocations_read, keys_read, seen_at) \

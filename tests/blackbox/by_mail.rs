@@ -273,9 +273,8 @@ async fn a_registration_that_nobody_confirms_gives_way() {
         let body = json!({ "email": format!("{name}@example.com"), "password": strangers });
         assert_eq!(post(&gateway, "/register", body).await.status, 201);
     };
-    let note = |name: &str| {
-        format!("note: deleted a registration of {name}@example.com that nobody had confirmed\n")
-    };
+    let note =
+        |name: &str| format!("note: deleted an unconfirmed registration of {name}@example.com\n");
     for (name, command) in [
         ("ann", &["user", "add", "--password-stdin", "ann@example.com"][..]),
         ("bob", &["user", "invite", "bob@example.com"]),

@@ -40,7 +40,7 @@ pub(crate) fn done(gateway: &Gateway, arguments: &[&str], input: &str) -> String
     output
 }
 
-const UNCONFIRMED: &str = "warning: nobody has confirmed its address: a stranger may have registered it and know its password\n";
+const UNCONFIRMED: &str = "warning: its address is unconfirmed: a stranger may have registered it and know its password\n";
 
 fn failed(gateway: &Gateway, arguments: &[&str], input: &str) -> (i32, String) {
     let (code, output, error) = portcullis(gateway, arguments, input);
@@ -308,8 +308,7 @@ async fn an_account_is_shown_changed_and_deleted_while_the_gateway_runs() {
     assert_eq!(error, UNCONFIRMED);
     for command in [&["user", "add"][..], &["user", "invite"]] {
         let (code, error) = failed(&gateway, &[command, &["bob@example.com"]].concat(), PASSWORD);
-        let why =
-            "error: bob@example.com already has an account, and nobody has confirmed its address";
+        let why = "error: bob@example.com already has an account, and its address is unconfirmed";
         assert!(code == 1 && error.starts_with(why), "{error}");
         assert!(error.ends_with("portcullis user delete bob@example.com --yes\n"), "{error}");
     }

@@ -23,7 +23,7 @@ use crate::identity::password::{Password, StoredHash};
 use crate::identity::personal_tokens::PersonalTokens;
 use crate::identity::second_factor::SecondFactors;
 use crate::identity::strength::check_strength;
-use crate::identity::{Accounts, Email, address_of};
+use crate::identity::{Accounts, Email, address_of, is_unconfirmed};
 use crate::store::AccountRow;
 
 #[derive(Debug, Subcommand)]
@@ -239,7 +239,7 @@ async fn insert(issuer: &Issuer, new: NewAccount) -> Result<AccountRow, Failure>
 /// Reports that a registration gave way.
 async fn record_gone(issuer: &Issuer, gone: Option<String>, email: &Email) -> Result<(), Failure> {
     let Some(account) = gone else { return Ok(()) };
-    eprintln!("note: deleted a registration of {email} that nobody had confirmed");
+    eprintln!("note: deleted an unconfirmed registration of {email}");
     issuer.record(GONE, &account).await
 }
 
@@ -435,14 +435,8 @@ async fn address_taken(issuer: &Issuer, email: &Email) -> Failure {
     }
 }
 
-/// Whether an account has a password, which somebody else than the owner of the address may have
-/// chosen. Invited people confirm the address when they choose one.
-fn is_unconfirmed(account: &AccountRow) -> bool {
-    account.email_verified == 0 && !account.password.is_empty()
-}
-
 const UNCONFIRMED: &str =
-    "nobody has confirmed its address: a stranger may have registered it and know its password";
+    "its address is unconfirmed: a stranger may have registered it and know its password";
 
 fn unknown(email: &str) -> Failure {
     Failure::Other(format!("there is no account {email}; see `portcullis user list`"))
