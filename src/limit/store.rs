@@ -6,7 +6,6 @@
 //! from many addresses.
 
 use std::cell::Cell as Slot;
-use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +13,7 @@ use std::time::Duration;
 
 use governor::nanos::Nanos;
 use governor::state::StateStore;
+use hashbrown::HashTable;
 
 use super::{OF_BLOCKS, OF_GROUPS, OF_KEYS};
 
@@ -54,8 +54,8 @@ impl Key {
 }
 
 impl Hash for Key {
-    /// Each request hashes its key twice, and each part of a hash costs as much as the key: so
-    /// neither the kind nor the length is part of it. Equal bytes of two kinds are rare.
+    /// Each request hashes its key, and each part of a hash costs as much as the key: so neither the
+    /// kind nor the length is part of it. Equal bytes of two kinds are rare.
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write(self.bytes());
     }
@@ -101,7 +101,8 @@ struct Inner {
 
 #[derive(Debug)]
 struct Shard {
-    tats: HashMap<Key, u64, RandomState>,
+    /// By the hash that also chose the shard: it is computed once for each request.
+    tats: HashTable<(Key, u64)>,
     /// Before this time, the shard is not searched for keys to remove.
     next_search: u64,
 }
@@ -111,15 +112,13 @@ impl Store {
         let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
         let whole = interval.saturating_mul(u64::from(requests.get()));
         let shards = shard_count(max_keys);
-        let hasher = RandomState::new();
-        let shard =
-            || Mutex::new(Shard { tats: HashMap::with_hasher(hasher.clone()), next_search: 0 });
+        let shard = || Mutex::new(Shard { tats: HashTable::new(), next_search: 0 });
         Self(Arc::new(Inner {
             shards: (0..shards).map(|_| shard()).collect(),
             keys_per_shard: max_keys.max(1) / shards,
             interval,
             pause: (whole / SEARCHES_PER_PERIOD).clamp(MIN_PAUSE, MAX_PAUSE),
-            hasher,
+            hasher: RandomState::new(),
         }))
     }
 
@@ -130,11 +129,11 @@ impl Store {
     pub(super) fn prune(&self, now: u64) {
         for shard in &self.0.shards {
             let mut shard = lock(shard);
-            shard.tats.retain(|_, tat| *tat > now);
+            shard.tats.retain(|(_, tat)| *tat > now);
             // Keep room for twice as many, so that a steady load does not shrink and grow the map
             // each time.
             let room = shard.tats.len() * 2;
-            shard.tats.shrink_to(room);
+            shard.tats.shrink_to(room, |(key, _)| self.0.hash(key));
             shard.next_search = 0;
         }
     }
@@ -146,11 +145,13 @@ impl Store {
         if refund == 0 {
             return;
         }
-        let mut shard = self.0.shard_of(key);
-        let Some(tat) = shard.tats.get_mut(key) else { return };
+        let hash = self.0.hash(key);
+        let mut shard = self.0.shard_of(hash);
+        let Ok(mut entry) = shard.tats.find_entry(hash, |(known, _)| known == key) else { return };
+        let (_, tat) = entry.get_mut();
         *tat = tat.saturating_sub(refund);
         if *tat <= now {
-            shard.tats.remove(key);
+            entry.remove();
         }
     }
 }
@@ -163,8 +164,9 @@ impl StateStore for Store {
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
         let inner = &*self.0;
-        let mut shard = inner.shard_of(&asked.key);
-        if let Some(tat) = shard.tats.get_mut(&asked.key) {
+        let hash = inner.hash(&asked.key);
+        let mut shard = inner.shard_of(hash);
+        if let Some((_, tat)) = shard.tats.find_mut(hash, |(known, _)| *known == asked.key) {
             let (outcome, next) = decide(Some(Nanos::new(*tat)))?;
             *tat = next.as_u64();
             asked.until.set(*tat);
@@ -179,17 +181,21 @@ impl StateStore for Store {
                 return Ok(outcome);
             }
         }
-        shard.tats.insert(asked.key, next.as_u64());
+        let counted = (asked.key, next.as_u64());
+        shard.tats.insert_unique(hash, counted, |(key, _)| inner.hash(key));
         asked.until.set(next.as_u64());
         Ok(outcome)
     }
 }
 
 impl Inner {
-    fn shard_of(&self, key: &Key) -> MutexGuard<'_, Shard> {
-        // The map inside uses the lowest and highest bits of the same hash; these are in between.
-        let hash = self.hasher.hash_one(key) >> 24;
-        lock(&self.shards[hash as usize & (self.shards.len() - 1)])
+    fn hash(&self, key: &Key) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    fn shard_of(&self, hash: u64) -> MutexGuard<'_, Shard> {
+        // The table inside uses the lowest and highest bits of the hash; these are in between.
+        lock(&self.shards[(hash >> 24) as usize & (self.shards.len() - 1)])
     }
 }
 
@@ -202,7 +208,7 @@ impl Shard {
     fn makes_room(&mut self, now: u64, capacity: usize, pause: u64) -> bool {
         if now >= self.next_search {
             let before = self.tats.len();
-            self.tats.retain(|_, tat| *tat > now);
+            self.tats.retain(|(_, tat)| *tat > now);
             let freed = before - self.tats.len();
             self.next_search = if freed * 4 >= before { now } else { now.saturating_add(pause) };
         }
