@@ -371,23 +371,14 @@ impl BusyBody {
             *self.busy.response() = Some(body);
         }
     }
-
-    fn with<T>(&mut self, use_body: impl FnOnce(&mut RecordedBody) -> T) -> T {
-        match &mut self.body {
-            Some(body) => use_body(body),
-            None => use_body(self.busy.response().get_or_insert_with(RecordedBody::unrecorded)),
-        }
-    }
 }
 
 impl Drop for BusyBody {
     fn drop(&mut self) {
         let body = self.body.take().or_else(|| self.busy.response().take());
-        let Some(mut body) = body else { return };
-        if body.has_read_request() {
-            self.busy.request_read();
+        if let Some(mut body) = body {
+            self.busy.end_with(&mut body);
         }
-        self.busy.end(body.end().into());
     }
 }
 
@@ -406,12 +397,12 @@ impl http_body::Body for BusyBody {
             // hyper flushes next, and polls again as soon as the socket has taken everything.
             return Poll::Pending;
         }
-        let (polled, goes_on) = this.with(|body| {
-            let polled = Pin::new(&mut *body).poll_frame(cx);
-            let goes_on = matches!(polled, Poll::Ready(Some(Ok(_)))) && !body.is_end_stream();
-            (polled, goes_on)
-        });
-        if goes_on {
+        let Some(body) = &mut this.body else {
+            let mut shared = this.busy.response();
+            return Pin::new(shared.get_or_insert_with(RecordedBody::unrecorded)).poll_frame(cx);
+        };
+        let polled = Pin::new(&mut *body).poll_frame(cx);
+        if matches!(polled, Poll::Ready(Some(Ok(_)))) && !body.is_end_stream() {
             this.share();
         }
         polled

@@ -130,10 +130,12 @@ pub(super) struct Busy {
 }
 
 impl Busy {
-    /// Notes that the exchange ended at `now` and is about to be dropped, which saves reading the
-    /// clock.
-    pub(super) fn end(&mut self, now: Instant) {
-        self.ended = Some(now);
+    /// Ends the exchange of this response, and is about to be dropped: the clock is read only once.
+    pub(super) fn end_with(&mut self, response: &mut RecordedBody) {
+        if response.has_read_request() {
+            self.request_read();
+        }
+        self.ended = Some(response.end().into());
     }
 
     /// Whether bytes are waiting for the client to read them.
