@@ -359,27 +359,35 @@ impl Gateway {
     ) -> impl Future<Output = Response<RecordedBody>> {
         let (version, is_head) = (request.version(), *request.method() == Method::HEAD);
         let is_grpc = grpc::is_call(&request);
-        // An async function would keep a second copy of the request, which it takes apart.
+        // One configuration for this request, from its first byte to its last.
+        let view = worker.view(&self.current);
+        let mut exchange = Exchange::begin(&request, peer, Arc::clone(&view));
+        let (parts, body) = request.into_parts();
+        // An async function would keep a second copy of the request, which was taken apart.
         async move {
-            // One configuration for this request, from its first byte to its last.
-            let view = worker.view(&self.current);
-            let mut exchange = Exchange::begin(&request, peer, Arc::clone(&view));
             let mut closes = self.is_draining();
-            let (parts, body) = request.into_parts();
             let mut decider = self.decider(&view.snapshot, worker, Door::Public, &exchange);
             if peer.certificate.is_some() {
                 decider = decider.with_certificate(peer.certificate.as_ref());
             }
             let announced = body.size_hint().exact();
-            let passed = match decider.decide(peer, parts, announced, &mut *exchange).await {
-                Ok(what) => self.pass(&view.snapshot, worker, what, body, &mut exchange).await,
+            // Boxed, both of them: together with what is kept around them, they would be larger than
+            // what the allocator of the C library keeps at hand (1,032 bytes).
+            let decided = Box::pin(decider.decide(peer, parts, announced, &mut *exchange)).await;
+            let mut passed = match decided {
+                Ok(what) => {
+                    Box::pin(self.pass(&view.snapshot, worker, what, body, &mut exchange)).await
+                }
                 Err(refusal) => Err(refusal),
             };
             // The response may have taken long.
-            if let Some((renewed, online)) = exchange.old_renewal().zip(decider.online)
-                && !Box::pin(online.is_newest(&renewed)).await
-            {
-                exchange.outdated();
+            if let Some((renewed, online)) = exchange.old_renewal().zip(decider.online) {
+                // In the rare case only, the future keeps the response while it waits.
+                let kept = Box::new(passed);
+                if !Box::pin(online.is_newest(&renewed)).await {
+                    exchange.outdated();
+                }
+                passed = *kept;
             }
             let was_allowed = passed.is_ok();
             let mut response = match passed {
