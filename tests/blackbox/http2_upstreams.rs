@@ -63,22 +63,40 @@ async fn no_attempt_is_made_on_a_connection_that_was_lost() {
     within(application).await.unwrap();
 }
 
-/// It waits in the gateway, because the application permits one request at a time.
+/// Waiting for the others, whose responses may take long, they would time out.
+#[tokio::test]
+async fn requests_beyond_what_an_application_permits_get_another_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = Gateway::start(&config_for(&listener)).await;
+    let pending = requests(&gateway, 5).await;
+    let mut open = Vec::new();
+    for requests in [2, 2, 1] {
+        // MAX_CONCURRENT_STREAMS.
+        let mut stream = accept(&listener, &[0, 3, 0, 0, 0, 2]).await;
+        let mut responses = Vec::new();
+        for _ in 0..requests {
+            responses.extend(frame(HEADERS, END, within(next_request(&mut stream)).await, OK));
+        }
+        open.push((stream, responses));
+    }
+    // None is answered before all have arrived.
+    for (stream, responses) in &mut open {
+        stream.write_all(responses).await.unwrap();
+    }
+    assert_eq!(within(pending.join_all()).await, [200; 5], "{}", gateway.log().errors());
+}
+
+/// It waits in the gateway, because the application permits none yet.
 #[tokio::test]
 async fn a_request_that_waits_for_its_turn_is_not_lost_with_the_connection() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gateway = Gateway::start(&config_for(&listener)).await;
     // MAX_CONCURRENT_STREAMS.
     let first = tokio::spawn(async move {
-        let mut first = accept(&listener, &[0, 3, 0, 0, 0, 1]).await;
+        let mut first = accept(&listener, &[0, 3, 0, 0, 0, 0]).await;
         // The second SETTINGS of the gateway says that it knows it.
-        let (mut requests, mut settings) = (0, 0);
-        while requests < 1 || settings < 2 {
-            match next_frame(&mut first).await.0 {
-                HEADERS => requests += 1,
-                SETTINGS => settings += 1,
-                _ => {}
-            }
+        for _ in 0..2 {
+            while next_frame(&mut first).await.0 != SETTINGS {}
         }
         (listener, first)
     });

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
+use tokio::sync::Notify;
+
 /// The start of every response of HTTP/1.1. As HTTP/2, it would be a frame of 4.7 million bytes,
 /// which no application sends unasked.
 const HTTP1: &[u8] = b"HTTP/1";
@@ -21,12 +23,22 @@ struct Arrived {
     start: AtomicU8,
     /// How often bytes have arrived.
     times: AtomicUsize,
+    /// Notified when the first bytes have arrived.
+    first: Notify,
 }
 
 impl Greeting {
     /// Whether nothing has arrived.
     pub(super) fn is_missing(&self) -> bool {
         self.0.start.load(Ordering::Relaxed) == 0
+    }
+
+    /// Waits for the first bytes.
+    pub(super) async fn arrived(&self) {
+        let arrived = self.0.first.notified();
+        if self.is_missing() {
+            arrived.await;
+        }
     }
 
     /// How often bytes have arrived so far.
@@ -53,7 +65,9 @@ impl Greeting {
                 None => break,
             }
         }
-        self.0.start.store(state, Ordering::Relaxed);
+        if self.0.start.swap(state, Ordering::Relaxed) == 0 {
+            self.0.first.notify_waiters();
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 use std::error::Error as _;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -30,6 +30,8 @@ pub(super) struct Http2 {
     open: Mutex<Vec<Arc<Multiplexed>>>,
     /// Held while connecting: requests that arrive meanwhile share the new connection.
     connecting: tokio::sync::Mutex<()>,
+    /// How many attempts to connect have succeeded.
+    connected: AtomicUsize,
     /// How many attempts to connect have timed out.
     timeouts: AtomicUsize,
 }
@@ -40,10 +42,9 @@ struct Multiplexed {
     sender: SendRequest<ClientBody>,
     /// The number of requests in flight.
     streams: AtomicUsize,
-    /// The number that the application permitted at the last response: before the first one, it may
-    /// not have arrived.
-    most: AtomicUsize,
-    /// Reads what the application permits now. `None`: the connection has ended.
+    /// Whether a response has arrived.
+    has_answered: AtomicBool,
+    /// Reads how many requests the application permits now. `None`: the connection has ended.
     permitted: Box<dyn Fn() -> Option<usize> + Send + Sync>,
     greeting: Greeting,
     unanswered: Mutex<Unanswered>,
@@ -70,8 +71,8 @@ impl Http2 {
     }
 
     /// A place on a connection that has room by now, or on a new one from `connect`, which limits its
-    /// own time. Waits for another request that is connecting, but not longer than `patience`, and
-    /// shares its timeout.
+    /// own time. Waits for other requests that are connecting, but not longer than `patience` for
+    /// each, and shares the timeout of one that does not succeed.
     pub(super) async fn take_or_connect(
         &self,
         patience: Duration,
@@ -79,7 +80,16 @@ impl Http2 {
     ) -> Result<Stream, UpstreamFailure> {
         let timed_out = || UpstreamFailure::Unreachable(ConnectError::Timeout);
         let before = self.timeouts.load(Ordering::Relaxed);
-        let _turn = timeout(patience, self.connecting.lock()).await.map_err(|_| timed_out())?;
+        let mut turn = pin!(self.connecting.lock());
+        let _turn = loop {
+            let connected = self.connected.load(Ordering::Relaxed);
+            if let Ok(turn) = timeout(patience, turn.as_mut()).await {
+                break turn;
+            }
+            if self.connected.load(Ordering::Relaxed) == connected {
+                return Err(timed_out());
+            }
+        };
         if let Some(stream) = self.take() {
             return Ok(stream);
         }
@@ -93,6 +103,10 @@ impl Http2 {
             self.timeouts.fetch_add(1, Ordering::Relaxed);
         }
         let Connected(connection) = connected?;
+        self.connected.fetch_add(1, Ordering::Relaxed);
+        // It says first how many requests it permits (RFC 9113 §3.4). Those that wait here would
+        // otherwise all take a place on it.
+        let _ = timeout(GREETING, connection.greeting.arrived()).await;
         self.open().push(Arc::clone(&connection));
         Ok(Stream(connection))
     }
@@ -188,7 +202,7 @@ impl Connected {
         Ok(Self(Arc::new(Multiplexed {
             sender,
             streams: AtomicUsize::new(1),
-            most: AtomicUsize::new(MAX_STREAMS),
+            has_answered: AtomicBool::new(false),
             permitted: Box::new(permitted),
             unanswered: Mutex::new(Unanswered { arrived: greeting.times(), since: Instant::now() }),
             greeting,
@@ -245,7 +259,11 @@ impl Multiplexed {
 impl Stream {
     /// A place on this connection, if it has room.
     fn on(connection: &Arc<Multiplexed>) -> Option<Self> {
-        let most = connection.most.load(Ordering::Relaxed);
+        let most = match (connection.permitted)()? {
+            // It may permit some later, and a new connection would not be better off.
+            0 if !connection.has_answered.load(Ordering::Relaxed) => MAX_STREAMS,
+            most => most,
+        };
         if connection.streams.fetch_add(1, Ordering::Relaxed) < most {
             return Some(Self(Arc::clone(connection)));
         }
@@ -253,11 +271,9 @@ impl Stream {
         None
     }
 
-    /// Notes that a response has arrived, and with it what the application permits now.
+    /// Notes that a response has arrived.
     pub(super) fn answered(&self) {
-        if let Some(most) = (self.0.permitted)() {
-            self.0.most.store(most, Ordering::Relaxed);
-        }
+        self.0.has_answered.store(true, Ordering::Relaxed);
     }
 
     /// How the application has begun the connection.
@@ -335,6 +351,10 @@ impl Lost {
 /// The maximum number of requests in flight on one connection. Another one is opened beyond it, or
 /// beyond what the application permits.
 const MAX_STREAMS: usize = 100;
+
+/// How long to wait for the first bytes of a new connection, of an application that sends none by
+/// itself.
+const GREETING: Duration = Duration::from_millis(250);
 
 /// The number of bytes of a response that the application may send ahead of the client.
 const WINDOW: u32 = 64 * 1024;
