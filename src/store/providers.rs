@@ -67,6 +67,19 @@ impl SessionAtProvider {
     }
 }
 
+/// When a session is due for a check at its provider, all in Unix seconds: at or before `now`, or
+/// after the farthest time that a clock which is right can have noted. Without these bounds, a clock
+/// that was ahead for a moment would stop the checks until that date.
+#[derive(Clone, Copy, Debug)]
+pub struct RecheckDue {
+    /// The time.
+    pub now: i64,
+    /// The latest time at which a session can be due next.
+    pub farthest: i64,
+    /// The latest time until which a session can be claimed.
+    pub longest_claim: i64,
+}
+
 #[derive(sqlx::FromRow)]
 struct Sealed {
     session: String,
@@ -183,15 +196,15 @@ impl Store {
         }))
     }
 
-    /// The live sessions about which a provider is to be asked at `now`, in Unix seconds, those that
-    /// have waited longest first.
+    /// The live sessions about which a provider is to be asked now, those that have waited longest
+    /// first.
     pub async fn sessions_to_recheck(
         &self,
-        now: i64,
+        due: RecheckDue,
         most: i64,
     ) -> Result<Vec<SessionAtProvider>, StoreError> {
-        let asking = sqlx::query_as(TO_RECHECK).bind(now).bind(most);
-        self.connections.all(asking).await
+        let asking = sqlx::query_as(TO_RECHECK).bind(due.now).bind(due.farthest);
+        self.connections.all(asking.bind(due.longest_claim).bind(most)).await
     }
 
     /// Claims a session for one request to its provider, until `until` in Unix seconds. Of several
@@ -199,10 +212,11 @@ impl Store {
     pub async fn claim_recheck(
         &self,
         session: &str,
-        now: i64,
+        due: RecheckDue,
         until: i64,
     ) -> Result<bool, StoreError> {
-        let claiming = sqlx::query(CLAIM).bind(until).bind(session).bind(now);
+        let claiming = sqlx::query(CLAIM).bind(due.now).bind(due.farthest);
+        let claiming = claiming.bind(due.longest_claim).bind(until).bind(session);
         Ok(self.write(claiming).await? == 1)
     }
 
@@ -236,15 +250,17 @@ impl Store {
         Ok(())
     }
 
-    /// Lets the sessions of a provider that are due before `until` wait until then, so that they are
-    /// due together; not those that are claimed at `now`. Both in Unix seconds.
+    /// Lets the sessions of a provider that are due before `until`, in Unix seconds, wait until then,
+    /// so that they are due together; not those that are claimed.
     pub async fn postpone_rechecks(
         &self,
         issuer: &str,
-        now: i64,
+        due: RecheckDue,
         until: i64,
     ) -> Result<(), StoreError> {
-        self.write(sqlx::query(POSTPONE).bind(issuer).bind(now).bind(until)).await?;
+        let postponing = sqlx::query(POSTPONE).bind(due.now).bind(due.farthest);
+        let postponing = postponing.bind(due.longest_claim).bind(until).bind(issuer);
+        self.write(postponing).await?;
         Ok(())
     }
 
@@ -314,10 +330,12 @@ const INSERT_PERSON: &str = "INSERT INTO provider_people (issuer, subject, accou
 const ACCOUNT_OF_PERSON: &str = "SELECT accounts.* FROM accounts JOIN provider_people ON provider_people.account = accounts.id \
     WHERE provider_people.issuer = $1 AND provider_people.subject = $2";
 
-const TO_RECHECK: &str = "SELECT session, account, idp, issuer, claimed_until FROM provider_sessions WHERE due_at <= $1 AND claimed_until <= $1 \
-    AND generation = (SELECT generation FROM accounts WHERE accounts.id = account AND disabled = 0) ORDER BY due_at LIMIT $2";
+const TO_RECHECK: &str = "SELECT session, account, idp, issuer, claimed_until FROM provider_sessions \
+    WHERE (due_at <= $1 OR due_at > $2) AND (claimed_until <= $1 OR claimed_until > $3) \
+    AND generation = (SELECT generation FROM accounts WHERE accounts.id = account AND disabled = 0) ORDER BY due_at LIMIT $4";
 
-const CLAIM: &str = "UPDATE provider_sessions SET claimed_until = $1 WHERE session = $2 AND due_at <= $3 AND claimed_until <= $3";
+const CLAIM: &str = "UPDATE provider_sessions SET claimed_until = $4 WHERE session = $5 \
+    AND (due_at <= $1 OR due_at > $2) AND (claimed_until <= $1 OR claimed_until > $3)";
 
 const HOLD: &str =
     "UPDATE provider_sessions SET claimed_until = $2 WHERE session = $1 AND claimed_until > 0";
@@ -327,7 +345,8 @@ const ABANDON: &str =
 
 const FINISH: &str = "UPDATE provider_sessions SET claimed_until = 0, due_at = $2, tokens = COALESCE($3, tokens) WHERE session = $1";
 
-const POSTPONE: &str = "UPDATE provider_sessions SET due_at = $3 WHERE issuer = $1 AND due_at < $3 AND claimed_until <= $2";
+const POSTPONE: &str = "UPDATE provider_sessions SET due_at = $4 WHERE issuer = $5 \
+    AND (due_at < $4 OR due_at > $2) AND (claimed_until <= $1 OR claimed_until > $3)";
 
 pub(super) const OF_PERSON: &str = "SELECT session, account, idp, issuer, claimed_until FROM provider_sessions WHERE issuer = $1 AND subject = $2";
 
@@ -345,6 +364,11 @@ mod tests {
 
     async fn store(folder: &tempfile::TempDir) -> Store {
         Store::open(&settings(folder.path())).await.unwrap()
+    }
+
+    /// What is due at this time.
+    fn at(now: i64) -> RecheckDue {
+        RecheckDue { now, farthest: now + 1000, longest_claim: now + 60 }
     }
 
     async fn open(store: &Store, id: &str, due_at: Option<i64>) {
@@ -408,34 +432,34 @@ mod tests {
         insert(&here, &account("a", "a@x.example"), "u-1").await.unwrap();
         open(&here, "s", Some(200)).await;
         open(&here, "t", None).await;
-        assert!(here.sessions_to_recheck(199, 9).await.unwrap().is_empty());
-        assert_eq!(names(&here.sessions_to_recheck(200, 9).await.unwrap()), ["s"]);
+        assert!(here.sessions_to_recheck(at(199), 9).await.unwrap().is_empty());
+        assert_eq!(names(&here.sessions_to_recheck(at(200), 9).await.unwrap()), ["s"]);
         let claims = tokio::join!(
-            here.claim_recheck("s", 200, 260),
-            there.claim_recheck("s", 200, 260),
-            here.claim_recheck("s", 200, 260)
+            here.claim_recheck("s", at(200), 260),
+            there.claim_recheck("s", at(200), 260),
+            here.claim_recheck("s", at(200), 260)
         );
         let won = [claims.0, claims.1, claims.2].into_iter().filter(|won| *won.as_ref().unwrap());
         assert_eq!(won.count(), 1);
-        assert!(here.sessions_to_recheck(259, 9).await.unwrap().is_empty());
-        let found = there.sessions_to_recheck(260, 9).await.unwrap();
+        assert!(here.sessions_to_recheck(at(259), 9).await.unwrap().is_empty());
+        let found = there.sessions_to_recheck(at(260), 9).await.unwrap();
         assert!(found[0].is_in_doubt(), "the first one has died");
-        assert!(there.claim_recheck("s", 260, 320).await.unwrap());
+        assert!(there.claim_recheck("s", at(260), 320).await.unwrap());
         there.finish_recheck("s", Some("new tokens"), 320).await.unwrap();
         let row = here.provider_session("s").await.unwrap().unwrap();
         assert_eq!((row.tokens.as_str(), row.due_at), ("new tokens", Some(320)));
-        assert!(here.sessions_to_recheck(319, 9).await.unwrap().is_empty());
-        let found = here.sessions_to_recheck(320, 9).await.unwrap();
+        assert!(here.sessions_to_recheck(at(319), 9).await.unwrap().is_empty());
+        let found = here.sessions_to_recheck(at(320), 9).await.unwrap();
         assert!(!found[0].is_in_doubt(), "it has answered");
         there.finish_recheck("s", Some("newer tokens"), 400).await.unwrap();
-        assert!(here.sessions_to_recheck(399, 9).await.unwrap().is_empty());
-        assert!(!here.sessions_to_recheck(400, 9).await.unwrap()[0].is_in_doubt());
-        assert!(here.claim_recheck("s", 400, 460).await.unwrap());
+        assert!(here.sessions_to_recheck(at(399), 9).await.unwrap().is_empty());
+        assert!(!here.sessions_to_recheck(at(400), 9).await.unwrap()[0].is_in_doubt());
+        assert!(here.claim_recheck("s", at(400), 460).await.unwrap());
         here.hold_claim("s", 900).await.unwrap();
-        assert!(here.sessions_to_recheck(899, 9).await.unwrap().is_empty());
+        assert!(here.sessions_to_recheck(at(899), 9).await.unwrap().is_empty());
         here.abandon_recheck("s", 915).await.unwrap();
-        assert!(here.sessions_to_recheck(914, 9).await.unwrap().is_empty());
-        assert!(here.sessions_to_recheck(915, 9).await.unwrap()[0].is_in_doubt());
+        assert!(here.sessions_to_recheck(at(914), 9).await.unwrap().is_empty());
+        assert!(here.sessions_to_recheck(at(915), 9).await.unwrap()[0].is_in_doubt());
         there.finish_recheck("s", None, 400).await.unwrap();
         let row = here.provider_session("s").await.unwrap().unwrap();
         assert_eq!((row.tokens.as_str(), row.due_at), ("newer tokens", Some(400)));
@@ -460,13 +484,34 @@ mod tests {
             open(&store, id, Some(due_at)).await;
         }
         open(&store, "v", None).await;
-        assert!(store.claim_recheck("r", 200, 260).await.unwrap());
-        store.postpone_rechecks("https://other.test", 200, 215).await.unwrap();
-        assert_eq!(names(&store.sessions_to_recheck(200, 9).await.unwrap()), ["s"]);
-        store.postpone_rechecks(ISSUER, 200, 215).await.unwrap();
-        assert!(store.sessions_to_recheck(214, 9).await.unwrap().is_empty());
-        assert_eq!(names(&store.sessions_to_recheck(219, 9).await.unwrap()), ["s", "t"]);
-        assert_eq!(names(&store.sessions_to_recheck(259, 9).await.unwrap()), ["s", "t", "u"]);
+        assert!(store.claim_recheck("r", at(200), 260).await.unwrap());
+        store.postpone_rechecks("https://other.test", at(200), 215).await.unwrap();
+        assert_eq!(names(&store.sessions_to_recheck(at(200), 9).await.unwrap()), ["s"]);
+        store.postpone_rechecks(ISSUER, at(200), 215).await.unwrap();
+        assert!(store.sessions_to_recheck(at(214), 9).await.unwrap().is_empty());
+        assert_eq!(names(&store.sessions_to_recheck(at(219), 9).await.unwrap()), ["s", "t"]);
+        assert_eq!(names(&store.sessions_to_recheck(at(259), 9).await.unwrap()), ["s", "t", "u"]);
+    }
+
+    /// When it was ahead, a session was opened, and another one claimed by a process that has died.
+    #[tokio::test]
+    async fn a_clock_that_was_ahead_stops_no_checks() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder).await;
+        insert(&store, &account("a", "a@x.example"), "u-1").await.unwrap();
+        for (id, due_at) in [("s", 9_000), ("t", 200), ("u", 1_200)] {
+            open(&store, id, Some(due_at)).await;
+        }
+        assert!(store.claim_recheck("t", at(9_000), 9_060).await.unwrap());
+        let found = store.sessions_to_recheck(at(200), 9).await.unwrap();
+        assert_eq!(names(&found), ["t", "s"], "and not one that is due in time");
+        assert!(found[0].is_in_doubt());
+        assert!(store.claim_recheck("s", at(200), 260).await.unwrap());
+        assert!(!store.claim_recheck("s", at(200), 260).await.unwrap());
+        assert!(!store.claim_recheck("u", at(200), 260).await.unwrap());
+        store.postpone_rechecks(ISSUER, at(200), 215).await.unwrap();
+        assert!(store.sessions_to_recheck(at(214), 9).await.unwrap().is_empty());
+        assert_eq!(names(&store.sessions_to_recheck(at(215), 9).await.unwrap()), ["t"]);
     }
 
     #[tokio::test]
@@ -480,7 +525,7 @@ mod tests {
         assert_eq!(store.sessions_of_person("https://other.test", "u-1").await.unwrap(), []);
         store.delete_provider_session("t").await.unwrap();
         assert_eq!(names(&store.sessions_of_person(ISSUER, "u-1").await.unwrap()), ["s"]);
-        assert_eq!(names(&store.sessions_to_recheck(999, 9).await.unwrap()), ["s"]);
+        assert_eq!(names(&store.sessions_to_recheck(at(999), 9).await.unwrap()), ["s"]);
         store.prune_provider_sessions(99).await.unwrap();
         assert!(store.provider_session("s").await.unwrap().is_some());
         store.prune_provider_sessions(100).await.unwrap();

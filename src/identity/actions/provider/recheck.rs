@@ -20,7 +20,7 @@ use crate::identity::error::IdentityError;
 use crate::identity::provider::{NotGranted, Provider, Renewed, SaidAgain, SetOfTokens};
 use crate::identity::{Identity, Policy};
 use crate::outbound::TOTAL_TIME;
-use crate::store::SessionAtProvider;
+use crate::store::{MAX_AHEAD, RecheckDue, SessionAtProvider};
 
 impl Identity {
     /// Asks about every session that is due, until the future is dropped. `policy` returns the
@@ -46,8 +46,7 @@ impl Identity {
         self: &Arc<Self>,
         policy: &Arc<Policy>,
     ) -> Result<(), IdentityError> {
-        let now = self.clock.unix_seconds().cast_signed();
-        let due = self.store.sessions_to_recheck(now, AT_A_TIME).await?;
+        let due = self.store.sessions_to_recheck(self.recheck_due(policy), AT_A_TIME).await?;
         let mut asking = JoinSet::new();
         let mut away = BTreeMap::new();
         for session in due {
@@ -55,7 +54,8 @@ impl Identity {
             let Some(provider) = provider else {
                 // The section is gone or names another provider, which must not see these tokens.
                 // The session lasts as long as any other.
-                self.store.finish_recheck(&session.session, None, now + WAIT_FOR_SECTION).await?;
+                let due_at = self.clock.unix_seconds().cast_signed() + WAIT_FOR_SECTION;
+                self.store.finish_recheck(&session.session, None, due_at).await?;
                 continue;
             };
             if away.contains_key(&session.issuer) {
@@ -93,8 +93,8 @@ impl Identity {
         }
         for (issuer, provider) in away {
             // One request in a while is enough to find out that it is back.
-            let now = self.clock.unix_seconds().cast_signed();
-            self.store.postpone_rechecks(&issuer, now, self.soon(&provider)).await?;
+            let due = self.recheck_due(policy);
+            self.store.postpone_rechecks(&issuer, due, self.soon(&provider)).await?;
         }
         Ok(())
     }
@@ -141,8 +141,8 @@ impl Identity {
         policy: &Arc<Policy>,
     ) -> Result<(), Unchecked> {
         let sid = &session.session;
-        let now = self.clock.unix_seconds().cast_signed();
-        if !self.store.claim_recheck(sid, now, now + LEASE).await? {
+        let due = self.recheck_due(policy);
+        if !self.store.claim_recheck(sid, due, due.now + LEASE).await? {
             return Ok(());
         }
         if !self.sessions.goes_on(sid).await? {
@@ -292,6 +292,17 @@ impl Identity {
             }
             _ => None,
         })
+    }
+
+    /// Which sessions are due now.
+    fn recheck_due(&self, policy: &Policy) -> RecheckDue {
+        let now = self.clock.unix_seconds().cast_signed();
+        let longest = policy.providers.iter().map(|provider| provider.settings().recheck).max();
+        let longest = longest.unwrap_or_default().saturating_mul(INTERVALS_IN_DOUBT);
+        let longest = longest.as_secs().cast_signed().max(WAIT_FOR_SECTION).max(LEASE);
+        // Another gateway's clock may be ahead a little.
+        let (farthest, longest_claim) = (now + longest + MAX_AHEAD, now + LEASE + MAX_AHEAD);
+        RecheckDue { now, farthest, longest_claim }
     }
 
     /// When to ask a provider again that is away, in Unix seconds.
