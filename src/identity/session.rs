@@ -503,8 +503,8 @@ impl Sessions {
     /// all replicas share: otherwise a repetition at a replica whose clock is ahead would come too
     /// late, and end the session.
     fn stale(&self, policy: &Policy, now: Duration) -> StaleBefore {
-        let created_at = stale(policy, now).created_at;
-        StaleBefore { created_at, ..stale(policy, self.store.shared_time(now)) }
+        let StaleBefore { created_at, ahead, .. } = stale(policy, now);
+        StaleBefore { created_at, ahead, ..stale(policy, self.store.shared_time(now)) }
     }
 
     /// Deletes sessions that can no longer be used.
@@ -600,14 +600,18 @@ pub(super) fn scope(policy: &Policy) -> String {
 pub fn stale(policy: &Policy, now: Duration) -> StaleBefore {
     StaleBefore {
         created_at: seconds(now.saturating_sub(policy.session_lifetime)),
+        // No less, since a clock that is behind for a while must not end sessions.
+        ahead: seconds(now.saturating_add(policy.session_lifetime)),
         rotated_at: millis(now.saturating_sub(policy.refresh_token_ttl)),
         used_at: millis(now.saturating_sub(policy.refresh_reuse_interval)),
     }
 }
 
-/// Whether a session is too old, or was not used for too long.
+/// Whether a session is too old, was not used for too long, or began while the clock was ahead.
 fn is_stale(session: &SessionRow, stale: StaleBefore) -> bool {
-    session.created_at <= stale.created_at || session.rotated_at <= stale.rotated_at
+    session.created_at <= stale.created_at
+        || session.created_at >= stale.ahead
+        || session.rotated_at <= stale.rotated_at
 }
 
 fn seconds(time: Duration) -> i64 {
@@ -1002,6 +1006,28 @@ mod tests {
                 Err(error) => {
                     assert!(!is_repeated && matches!(error, RefreshError::Reused { .. }));
                 }
+            }
+        }
+    }
+
+    /// Otherwise, it could be used until the date that the clock showed.
+    #[tokio::test]
+    async fn a_session_from_a_clock_that_was_ahead_does_not_outlast_its_lifetime_by_much() {
+        let folder = tempfile::tempdir().unwrap();
+        let issuer = Issuer::start(&folder).await;
+        let id = issuer.account().await;
+        let lifetime = issuer.policy.session_lifetime.as_secs();
+        for (ahead, is_live) in [(lifetime - 1, true), (lifetime, false)] {
+            issuer.now.store(NOW + ahead, Ordering::SeqCst);
+            let token = issuer.login(&id).await.unwrap().refresh_token;
+            let (policy, now) = (&issuer.policy, Duration::from_secs(NOW));
+            assert_eq!(issuer.sessions.lend(&token, policy, now).await.is_ok(), is_live);
+            assert_eq!(issuer.sessions.live(&token, policy, now).await.unwrap().is_some(), is_live);
+            let refreshed =
+                issuer.sessions.refresh(&token, Presenter::Program, &device(), policy, now).await;
+            match refreshed {
+                Ok(_) => assert!(is_live),
+                Err(error) => assert!(!is_live && matches!(error, RefreshError::Invalid)),
             }
         }
     }

@@ -79,7 +79,8 @@ impl SessionStore {
             return self.store.rotate_session(used, stale, scope, now).await;
         };
         let Some(session) = redis.session(&used.id).await? else { return Ok(None) };
-        if session.ended_at.is_some() || session.counter != used.counter {
+        let is_ahead = session.created_at >= stale.ahead;
+        if session.ended_at.is_some() || is_ahead || session.counter != used.counter {
             return Ok(None);
         }
         // The token is issued first: a gateway that fails in between has used nothing up. It can be
@@ -164,6 +165,7 @@ impl SessionStore {
             session.ended_at.is_none()
                 && session.generation == owner.generation
                 && session.created_at > stale.created_at
+                && session.created_at < stale.ahead
                 && session.rotated_at > stale.rotated_at
         };
         let mut live = redis.sessions_of(account).await?;

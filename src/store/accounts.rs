@@ -324,7 +324,8 @@ pub(super) mod tests {
         }
     }
 
-    const FRESH: StaleBefore = StaleBefore { created_at: 0, rotated_at: 0, used_at: 0 };
+    const FRESH: StaleBefore =
+        StaleBefore { created_at: 0, ahead: i64::MAX, rotated_at: 0, used_at: 0 };
 
     #[tokio::test]
     async fn an_address_has_one_account_and_an_import_is_all_or_nothing() {
@@ -529,24 +530,20 @@ pub(super) mod tests {
         assert_eq!(store.revocations_after(0).await.unwrap().len(), 1);
         // Too old if one of the two times is, and only then.
         store.open_session(&session("t", 0), "=x").await.unwrap();
-        for (created_at, rotated_at, lives) in
-            [(100, 0, false), (0, 100_000, false), (99, 99_999, true)]
-        {
-            let stale = StaleBefore { created_at, rotated_at, used_at: 0 };
+        for (created_at, ahead, rotated_at, lives) in [
+            (100, 200, 0, false),
+            (0, 200, 100_000, false),
+            (0, 100, 0, false),
+            (99, 101, 99_999, true),
+        ] {
+            let stale = StaleBefore { created_at, ahead, rotated_at, used_at: 0 };
             assert_eq!(store.sessions_of("a", stale).await.unwrap().0.len(), usize::from(lives));
         }
-        assert!(
-            store
-                .rotate_session(
-                    &session("t", 0),
-                    StaleBefore { created_at: 100, rotated_at: 0, used_at: 0 },
-                    "=x",
-                    9
-                )
-                .await
-                .unwrap()
-                .is_none()
-        );
+        for stale in [StaleBefore { created_at: 100, ..FRESH }, StaleBefore { ahead: 100, ..FRESH }]
+        {
+            let used = session("t", 0);
+            assert!(store.rotate_session(&used, stale, "=x", 9).await.unwrap().is_none());
+        }
     }
 
     #[tokio::test]

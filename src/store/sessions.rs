@@ -43,12 +43,15 @@ pub struct LoginProof {
     pub auth_time: i64,
 }
 
-/// What makes a session too old: it began, or was last used, at or before these times. Also what
+/// What makes a session too old: it began, or was last used, at or before these times. One that began
+/// while the clock was ahead is too old as well: it would outlast its lifetime by as much. Also what
 /// makes a repeated refresh token too old.
 #[derive(Clone, Copy, Debug)]
 pub struct StaleBefore {
     /// Unix seconds.
     pub created_at: i64,
+    /// Unix seconds: a session that began at or after this time began while the clock was ahead.
+    pub ahead: i64,
     /// Unix milliseconds.
     pub rotated_at: i64,
     /// Unix milliseconds: a refresh token that was used at or before this time is not accepted
@@ -172,7 +175,8 @@ impl Store {
             .bind(stale.created_at)
             .bind(stale.rotated_at)
             .bind(&used.address)
-            .bind(&used.user_agent);
+            .bind(&used.user_agent)
+            .bind(stale.ahead);
         if writing.execute(rotating).await? == 0 {
             return Ok(None);
         }
@@ -247,6 +251,7 @@ impl Store {
             .bind(account)
             .bind(stale.created_at)
             .bind(stale.rotated_at)
+            .bind(stale.ahead)
             .bind(MAX_LISTED);
         let listed: Vec<SessionRow> = self.connections.all(listing).await?;
         let count = i64::try_from(listed.len()).unwrap_or(i64::MAX);
@@ -256,7 +261,8 @@ impl Store {
         let counting = sqlx::query_as(COUNT_OF_ACCOUNT)
             .bind(account)
             .bind(stale.created_at)
-            .bind(stale.rotated_at);
+            .bind(stale.rotated_at)
+            .bind(stale.ahead);
         let (all,): (i64,) = self.connections.one(counting).await?;
         Ok((listed, (all - count).max(0)))
     }
@@ -369,7 +375,7 @@ const OPEN: &str = "INSERT INTO sessions (id, account, generation, counter, crea
     SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12 FROM accounts WHERE id = $2 AND generation = $3 AND disabled = 0";
 
 const ROTATE: &str = "UPDATE sessions SET counter = counter + 1, rotated_at = $1, address = $6, user_agent = $7 \
-    WHERE id = $2 AND counter = $3 AND ended_at IS NULL AND created_at > $4 AND rotated_at > $5 \
+    WHERE id = $2 AND counter = $3 AND ended_at IS NULL AND created_at > $4 AND rotated_at > $5 AND created_at < $8 \
     AND generation = (SELECT generation FROM accounts WHERE accounts.id = sessions.account AND disabled = 0)";
 
 const ACCOUNT: &str = "SELECT accounts.*, sessions.until_closed, sessions.idp, sessions.acr, sessions.auth_time FROM accounts JOIN sessions ON sessions.account = accounts.id WHERE sessions.id = $1 \
@@ -387,10 +393,10 @@ const MAX_LISTED: i64 = 100;
 const USER_AGENTS: &str =
     "SELECT user_agent FROM sessions WHERE account = $1 ORDER BY created_at DESC LIMIT $2";
 
-const LIVE_OF_ACCOUNT: &str = "SELECT * FROM sessions WHERE account = $1 AND created_at > $2 AND rotated_at > $3 AND ended_at IS NULL \
-    AND generation = (SELECT generation FROM accounts WHERE accounts.id = sessions.account AND disabled = 0) ORDER BY rotated_at DESC LIMIT $4";
+const LIVE_OF_ACCOUNT: &str = "SELECT * FROM sessions WHERE account = $1 AND created_at > $2 AND rotated_at > $3 AND created_at < $4 AND ended_at IS NULL \
+    AND generation = (SELECT generation FROM accounts WHERE accounts.id = sessions.account AND disabled = 0) ORDER BY rotated_at DESC LIMIT $5";
 
-const COUNT_OF_ACCOUNT: &str = "SELECT COUNT(*) FROM sessions WHERE account = $1 AND created_at > $2 AND rotated_at > $3 AND ended_at IS NULL \
+const COUNT_OF_ACCOUNT: &str = "SELECT COUNT(*) FROM sessions WHERE account = $1 AND created_at > $2 AND rotated_at > $3 AND created_at < $4 AND ended_at IS NULL \
     AND generation = (SELECT generation FROM accounts WHERE accounts.id = sessions.account AND disabled = 0)";
 
 const END: &str = "UPDATE sessions SET ended_at = CASE WHEN ended_at IS NULL THEN $1 ELSE ended_at END WHERE id = $2 AND account = $3";
