@@ -317,14 +317,16 @@ const CONFIRMED_BY_NOW: &str = "SELECT accounts.created_at FROM accounts JOIN ma
     AND mail_links.email = accounts.email WHERE mail_links.digest = $1 AND mail_links.purpose = 'verify' AND accounts.email_verified = 1";
 
 /// A link to reset a password or to change the address dies with the password that it was requested
-/// for. A link to verify an address dies when the address is verified.
+/// for. A link to verify an address dies when the address is verified. One that was made while the
+/// clock was ahead does not last until that date: it is not valid yet if it is farther ahead than it
+/// was to last.
 const ACCOUNT_OF_LINK: &str = "SELECT accounts.* FROM accounts JOIN mail_links ON mail_links.account = accounts.id \
     AND mail_links.email = accounts.email AND (CASE mail_links.purpose WHEN 'verify' THEN accounts.email_verified = 0 ELSE mail_links.generation = accounts.generation END) \
     WHERE mail_links.digest = $1 AND mail_links.purpose = $2 AND mail_links.used_at IS NULL AND mail_links.expires_at > $3 \
-    AND accounts.disabled = 0";
+    AND mail_links.created_at * 2 - mail_links.expires_at <= $3 AND accounts.disabled = 0";
 
 const USE_LINK: &str = "UPDATE mail_links SET used_at = $1 WHERE digest = $2 AND purpose = $3 AND account = $4 \
-    AND used_at IS NULL AND expires_at > $1 AND EXISTS (SELECT 1 FROM accounts WHERE accounts.id = mail_links.account \
+    AND used_at IS NULL AND expires_at > $1 AND created_at * 2 - expires_at <= $1 AND EXISTS (SELECT 1 FROM accounts WHERE accounts.id = mail_links.account \
     AND accounts.email = mail_links.email AND accounts.disabled = 0 \
     AND (CASE mail_links.purpose WHEN 'verify' THEN accounts.email_verified = 0 ELSE mail_links.generation = accounts.generation END))";
 
