@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use http::Response;
+use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 
 use super::Gateway;
@@ -115,6 +115,12 @@ impl Gateway {
         {
             // No password was tried. A flood of such requests takes no places either.
             exchange.give_back(&identity.budgets().all());
+        }
+        if let Err(refused) = &answered
+            && matches!(refused.error, IdentityError::CodeRequired)
+        {
+            // The password was right: only the code that follows can fail.
+            exchange.settle_cells(StatusCode::OK.as_u16());
         }
         match answered {
             Ok(response) => Ok(response.map(Body::Bytes)),

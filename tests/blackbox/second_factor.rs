@@ -244,6 +244,17 @@ async fn codes_are_not_checked_after_many_wrong_ones() {
 }
 
 /// A clock that was two days ahead refused every code of the app.
+/// Otherwise, people behind one address would use up its failures by logging in.
+#[tokio::test]
+async fn a_right_password_without_a_code_is_no_failure() {
+    let gateway = Gateway::start(OFFERED).await;
+    let (secret, _) = enrol(&gateway, &account(&gateway).await).await;
+    for _ in 0..6 {
+        login(&gateway, None).await.is(401, "code_required");
+    }
+    assert_eq!(login(&gateway, Some(&code(&secret, 0))).await.status, 200);
+}
+
 #[tokio::test]
 async fn codes_are_checked_again_once_the_clock_is_right() {
     let gateway = Gateway::start(OFFERED).await;
