@@ -58,16 +58,23 @@ impl<T: Send + 'static> UnderWay<T> {
 }
 
 /// The domain that stands for the one of an address: its last two labels, or three below something like
-/// `co.uk`. Whoever has a domain has all names below it.
+/// `co.uk` ([`SHARED`]). Whoever has a domain has all names below it.
 fn domain(email: &str) -> &str {
     let whole = email.rsplit_once('@').map_or(email, |(_, domain)| domain);
     let mut labels = whole.rsplit('.');
     let (last, second) = (labels.next().unwrap_or_default(), labels.next().unwrap_or_default());
-    let is_shared = last.len() == 2 && second.len() <= 3;
+    let is_shared = last.len() == 2 && SHARED.contains(&second);
     let wanted = if is_shared { 3 } else { 2 };
     let dots = whole.rmatch_indices('.').nth(wanted - 1);
     dots.map_or(whole, |(at, _)| &whole[at + 1..])
 }
+
+/// Under a country's domain, the labels below which strangers register theirs. Of a domain below
+/// another such label, all names count together: their mail waits for each other.
+const SHARED: [&str; 22] = [
+    "ac", "co", "com", "edu", "gen", "go", "gob", "gov", "gv", "ltd", "me", "mil", "ne", "net",
+    "nhs", "nom", "or", "org", "plc", "sch", "school", "web",
+];
 
 /// How many messages are sent at a time.
 pub(super) const MOST_AT_ONCE: usize = 8;
@@ -90,6 +97,7 @@ mod tests {
             ("ann@localhost", "localhost"),
             ("ann@shop.example.co.uk", "example.co.uk"),
             ("ann@example.co.uk", "example.co.uk"),
+            ("ann@1.abc.io", "abc.io"),
             ("ann@example.de", "example.de"),
             ("ann@mail.example.de", "example.de"),
         ] {
