@@ -92,6 +92,7 @@ use self::second_factor::SecondFactors;
 use self::session::Sessions;
 use self::session_store::SessionStore;
 use self::ticket::Tickets;
+use self::turns::Turns;
 use crate::clock::{Clock, SettledTime};
 use crate::redis::Redis;
 use crate::revocation::Revocations;
@@ -108,6 +109,8 @@ pub struct Identity {
     renewals: Renewals,
     keys: SigningKeys,
     hasher: Hasher,
+    /// For each account, the one request that lists its sessions.
+    listing: Turns,
     second_factors: SecondFactors,
     personal_tokens: PersonalTokens,
     tickets: Tickets,
@@ -163,6 +166,7 @@ impl Identity {
             store,
             keys,
             hasher,
+            listing: Turns::default(),
             budgets: Budgets::default(),
             clock,
             metrics,

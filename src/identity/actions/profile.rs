@@ -107,7 +107,7 @@ impl Identity {
         let account = self.account_of(request).await?;
         let codes_left = self.second_factors.recovery_codes_left(&account.id).await?;
         let now = self.clock.unix_time();
-        let (rows, more) = self.sessions.of_account(&account.id, policy, now).await?;
+        let (rows, more) = self.sessions_of(&account.id, policy, now).await?;
         let current = request.caller.as_deref().and_then(|caller| caller.sid());
         let sessions = rows.into_iter().map(|row| Session::from_row(row, current)).collect();
         let tokens = self.personal_tokens.of_account(&account.id).await?;

@@ -2,6 +2,8 @@
 
 mod page;
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -15,7 +17,7 @@ use crate::identity::pages::{Content, Filled, Form, Link};
 use crate::identity::request::{Origin, Request};
 use crate::identity::session::{Device, Ended, Presenter, RefreshError, SessionGrant};
 use crate::identity::{Identity, Mount, Policy, audit, cookie};
-use crate::store::SessionRow;
+use crate::store::{SessionRow, StoreError};
 
 impl Identity {
     pub(super) async fn refresh(&self, request: &Request, policy: &Policy) -> Answered {
@@ -164,12 +166,25 @@ impl Identity {
         let caller = caller(request)?;
         let account = self.account_of(request).await?;
         let now = self.clock.unix_time();
-        let (rows, more) = self.sessions.of_account(&account.id, policy, now).await?;
+        let (rows, more) = self.sessions_of(&account.id, policy, now).await?;
         let current = caller.sid().map(str::to_owned);
         let now = now.as_secs();
         let tokens = self.personal_tokens.of_account(&account.id).await?;
         let sessions = Sessions { rows, more, current, now, account, tokens };
         Ok(Outcome::Sessions(Box::new(sessions)))
+    }
+
+    /// The sessions of an account, and how many others there are: for one request at a time, unless
+    /// it waits for long. Whoever has opened thousands would otherwise use all connections to the
+    /// store, which logins need.
+    pub(super) async fn sessions_of(
+        &self,
+        account: &str,
+        policy: &Policy,
+        now: Duration,
+    ) -> Result<(Vec<SessionRow>, i64), StoreError> {
+        let _turn = self.listing.wait(account, LONGEST_WAIT).await;
+        self.sessions.of_account(account, policy, now).await
     }
 
     pub(super) async fn end_session(&self, request: &Request, policy: &Policy) -> Answered {
@@ -304,3 +319,6 @@ pub(in crate::identity) fn logged_out_page(filled: &Filled, mount: &Mount) -> Co
         }],
     }
 }
+
+/// How long a request waits for others that list the sessions of the same account.
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
