@@ -86,8 +86,9 @@ pub struct SessionGrant {
 pub struct Began {
     /// How the person has logged in.
     pub proof: LoginProof,
-    /// What the provider knows about the session, if they logged in at one.
-    pub provider: Option<ProviderSessionRow>,
+    /// What the provider knows about the session, if they logged in at one, and the number of the last
+    /// revocation when that login began.
+    pub provider: Option<(ProviderSessionRow, i64)>,
 }
 
 /// Who presents a refresh token.
@@ -139,7 +140,7 @@ impl Sessions {
     }
 
     /// Opens a session for an account as it was when its password was checked. `None`: the account
-    /// has changed since.
+    /// has changed since, or what a login at a provider would begin has ended meanwhile.
     pub async fn open(
         &self,
         account: &AccountRow,
@@ -162,7 +163,7 @@ impl Sessions {
             proof: began.proof,
         };
         // Before the session: without its row, the provider would never be asked about it.
-        if let Some(row) = began.provider {
+        if let Some((row, since)) = began.provider {
             let (id, account) = (session.id.clone(), session.account.clone());
             let row = ProviderSessionRow {
                 session: id,
@@ -171,7 +172,9 @@ impl Sessions {
                 created_at: session.created_at,
                 ..row
             };
-            self.store.database().insert_provider_session(&row).await?;
+            if !self.store.database().insert_provider_session(&row, since).await? {
+                return Ok(None);
+            }
         }
         let issued = self.store.open(&session, self.stale(policy, now), &scope(policy)).await?;
         Ok(issued.map(|issued| SessionGrant::new(issued, session.id, token.encode(&self.key))))

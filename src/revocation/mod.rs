@@ -28,7 +28,7 @@ use crate::clock::{Clock, SettledTime};
 use crate::redis::Redis;
 use crate::store::{
     BEAT, Feed, LOWERED, LogoutTokenRow, News, OlderThan, Presence, REVOCATIONS_PAGE,
-    RevocationRow, Store, StoreError,
+    RevocationRow, Store, StoreError, UNDER_WAY,
 };
 use crate::telemetry::metrics::Metrics;
 use crate::token::{Issuers, Revocation, RevokedBy};
@@ -390,7 +390,7 @@ impl Revocations {
         // token that was accepted after one was issued after it.
         let unknown = rows
             .iter()
-            .filter(|row| row.kind != LOWERED && row.kind != BEAT)
+            .filter(|row| ![LOWERED, BEAT, UNDER_WAY].contains(&row.kind.as_str()))
             .filter_map(revocation)
             .filter(|revocation| !self.list.covers(revocation))
             .collect();

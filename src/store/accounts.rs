@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::connections::WriteTransaction;
-use super::revocations::write_revocations;
+use super::revocations::{end_of_logins, write_revocations};
 use super::{RevocationRow, Store, StoreError};
 
 /// A row: an account.
@@ -197,6 +197,10 @@ pub(super) async fn change_account(
     revocation: RevocationRow,
     now: i64,
 ) -> Result<Option<i64>, StoreError> {
+    let ends_sessions = matches!(
+        change,
+        AccountChange::Disabled(_) | AccountChange::Password { .. } | AccountChange::EndSessions
+    );
     let statement = match change {
         AccountChange::Roles(roles) => {
             sqlx::query_as(SET_ROLES).bind(now).bind(id).bind(roles.to_owned())
@@ -221,7 +225,24 @@ pub(super) async fn change_account(
     let written =
         write_revocations(writing, &[RevocationRow { revoked_at: not_before, ..revocation }])
             .await?;
+    if ends_sessions {
+        end_logins(writing, id, now).await?;
+    }
     Ok(written.first().copied())
+}
+
+/// Ends the logins of an account that are under way at a provider. Few accounts log in at one.
+pub(super) async fn end_logins(
+    writing: &mut WriteTransaction,
+    account: &str,
+    now: i64,
+) -> Result<(), StoreError> {
+    let asking = sqlx::query_as("SELECT COUNT(*) FROM provider_people WHERE account = $1");
+    let (people,): (i64,) = writing.one(asking.bind(account)).await?;
+    if people > 0 {
+        write_revocations(writing, &[end_of_logins(account.to_owned(), now)]).await?;
+    }
+    Ok(())
 }
 
 /// Returns false if the address is taken.

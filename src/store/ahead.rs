@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::accounts::end_logins;
 use super::revocations::{latest_cutoff, write_revocations};
 use super::sessions::MAX_AHEAD;
 use super::{RevocationRow, Store, StoreError, format_time};
@@ -94,6 +95,7 @@ impl Store {
             ..revocation.clone()
         });
         write_revocations(&mut writing, &rows).await?;
+        end_logins(&mut writing, account, now).await?;
         writing.commit().await?;
         Ok(true)
     }

@@ -1,7 +1,7 @@
 //! The table of received logout tokens, so that each one counts only once.
 
 use super::providers::{OF_PERSON, forget_provider_session};
-use super::revocations::{END_SESSION, write_revocations};
+use super::revocations::{END_SESSION, end_of_logins, write_revocations};
 use super::{RevocationRow, SessionAtProvider, Store, StoreError};
 
 /// The name of a logout token, and how long to remember it.
@@ -20,6 +20,16 @@ pub enum NamedThere<'a> {
     Session(&'a str),
     /// A person (`sub`).
     Person(&'a str),
+}
+
+impl NamedThere<'_> {
+    /// The same among the names of all providers. An issuer contains no space.
+    pub(super) fn at(self, issuer: &str) -> String {
+        match self {
+            Self::Session(sid) => format!("{issuer} sid {sid}"),
+            Self::Person(subject) => format!("{issuer} sub {subject}"),
+        }
+    }
 }
 
 impl Store {
@@ -41,8 +51,8 @@ impl Store {
         Ok(written.first().copied())
     }
 
-    /// Ends our sessions that belong to what a logout token of the provider `issuer` names, together
-    /// with the token, and returns them. `revocation` is that of each, but for its value. `None`: the
+    /// Ends our sessions, and the logins under way, that belong to what a logout token of the provider
+    /// `issuer` names, together with the token, and returns the sessions. `revocation` is that of each, but for its value. `None`: the
     /// token was received before, and nothing was written. Also writes nothing on an error.
     pub async fn end_sessions_once(
         &self,
@@ -60,6 +70,8 @@ impl Store {
             NamedThere::Person(subject) => sqlx::query_as(OF_PERSON).bind(issuer).bind(subject),
         };
         let sessions: Vec<SessionAtProvider> = writing.all(naming).await?;
+        let logins = end_of_logins(named.at(issuer), revocation.revoked_at);
+        write_revocations(&mut writing, &[logins]).await?;
         for SessionAtProvider { session, .. } in &sessions {
             let ending = sqlx::query(END_SESSION).bind(revocation.revoked_at).bind(session);
             writing.execute(ending).await?;

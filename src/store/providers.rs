@@ -9,7 +9,7 @@ use sqlx::query::Query;
 use zeroize::Zeroizing;
 
 use super::connections::WriteTransaction;
-use super::{AccountRow, Store, StoreError};
+use super::{AccountRow, NamedThere, Store, StoreError, UNDER_WAY};
 
 /// The part of a session that the provider knows about.
 #[derive(Clone)]
@@ -138,11 +138,16 @@ impl Store {
         Ok(rows.into_iter().map(|(account,)| account).collect())
     }
 
-    /// Adds what the provider knows about a session that is about to begin.
+    /// Adds what the provider knows about a session that is about to begin. Returns false, and writes
+    /// nothing, if the sessions of the account, or of the person or the session at the provider, were
+    /// ended after `began`: the number of the last revocation when the login began.
     pub async fn insert_provider_session(
         &self,
         row: &ProviderSessionRow,
-    ) -> Result<(), StoreError> {
+        began: i64,
+    ) -> Result<bool, StoreError> {
+        let named = [NamedThere::Person(&row.subject), NamedThere::Session(&row.sid)];
+        let [person, session] = named.map(|named| named.at(&row.issuer));
         let adding = sqlx::query(INSERT_PROVIDER_SESSION)
             .bind(&row.session)
             .bind(&row.account)
@@ -153,9 +158,12 @@ impl Store {
             .bind(&row.sid)
             .bind(self.sealer.seal(&place(&row.session), row.tokens.as_bytes())?)
             .bind(row.created_at)
-            .bind(row.due_at);
-        self.write(adding).await?;
-        Ok(())
+            .bind(row.due_at)
+            .bind(began)
+            .bind(person)
+            .bind(session)
+            .bind(UNDER_WAY);
+        Ok(self.write(adding).await? == 1)
     }
 
     /// Forgets what the provider knows about a session that has ended. Most sessions did not begin at
@@ -319,7 +327,8 @@ fn place(session: &str) -> String {
 }
 
 const INSERT_PROVIDER_SESSION: &str = "INSERT INTO provider_sessions (session, account, generation, idp, issuer, subject, sid, tokens, created_at, due_at, claimed_until) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0)";
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0 WHERE NOT EXISTS \
+    (SELECT 1 FROM revocations WHERE kind = $14 AND value IN ($2, $12, $13) AND seq > $11)";
 
 const PROVIDER_SESSION: &str = "SELECT session, account, generation, idp, issuer, subject, sid, tokens, created_at, due_at FROM provider_sessions WHERE session = $1";
 
@@ -358,7 +367,7 @@ mod tests {
     use super::*;
     use crate::store::accounts::tests::{account, revocation, session};
     use crate::store::test_settings as settings;
-    use crate::store::{AddressTaken, Gone, LogoutTokenRow, NamedThere, Unconfirmed};
+    use crate::store::{AccountChange, AddressTaken, Gone, LogoutTokenRow, Unconfirmed};
 
     const ISSUER: &str = "https://login.test";
 
@@ -371,8 +380,8 @@ mod tests {
         RecheckDue { now, farthest: now + 1000, longest_claim: now + 60 }
     }
 
-    async fn open(store: &Store, id: &str, due_at: Option<i64>) {
-        let row = ProviderSessionRow {
+    fn row(id: &str, due_at: Option<i64>) -> ProviderSessionRow {
+        ProviderSessionRow {
             session: id.into(),
             account: "a".into(),
             generation: 0,
@@ -383,8 +392,12 @@ mod tests {
             sid: format!("there {id}"),
             tokens: Zeroizing::new("secret tokens".into()),
             due_at,
-        };
-        store.insert_provider_session(&row).await.unwrap();
+        }
+    }
+
+    async fn open(store: &Store, id: &str, due_at: Option<i64>) {
+        let row = row(id, due_at);
+        assert!(store.insert_provider_session(&row, i64::MAX).await.unwrap());
     }
 
     async fn insert(
@@ -530,6 +543,43 @@ mod tests {
         assert!(store.provider_session("s").await.unwrap().is_some());
         store.prune_provider_sessions(100).await.unwrap();
         assert!(store.provider_session("s").await.unwrap().is_none());
+    }
+
+    /// The person may have got the code long before, and who ends their sessions cannot know of it.
+    #[tokio::test]
+    async fn a_login_under_way_ends_with_the_sessions_of_its_person() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder).await;
+        insert(&store, &account("a", "a@x.example"), "u-1").await.unwrap();
+        let change = async |change| {
+            store.change_account("a", change, revocation("subject", "a"), 9).await.unwrap();
+        };
+        let end = async |name: &str, issuer: &str, named: NamedThere<'_>| {
+            let token = LogoutTokenRow { name: name.into(), expires_at: 100 };
+            let each = revocation("sid", "");
+            store.end_sessions_once(&token, (issuer, named), &each).await.unwrap().unwrap();
+        };
+        for (number, is_ended) in [false, false, true, true, true, true, true].iter().enumerate() {
+            let began = store.last_revocation().await.unwrap();
+            match number {
+                0 => change(AccountChange::Roles("admin")).await,
+                1 => {
+                    end("1", "https://other.test", NamedThere::Person("u-1")).await;
+                    end("2", ISSUER, NamedThere::Session("u-1")).await;
+                }
+                2 => end("3", ISSUER, NamedThere::Person("u-1")).await,
+                3 => end("4", ISSUER, NamedThere::Session("there 3")).await,
+                4 => change(AccountChange::EndSessions).await,
+                5 => change(AccountChange::Disabled(false)).await,
+                _ => change(AccountChange::Password { hash: "new", generation: 2 }).await,
+            }
+            let row = row(&number.to_string(), None);
+            let added = store.insert_provider_session(&row, began).await.unwrap();
+            assert_eq!(added, !is_ended, "{number}");
+            let began = store.last_revocation().await.unwrap();
+            let later = ProviderSessionRow { session: format!("later {number}"), ..row };
+            assert!(store.insert_provider_session(&later, began).await.unwrap(), "{number}");
+        }
     }
 
     /// Everything is written or nothing: the provider sends a token again whose receipt was not

@@ -75,7 +75,7 @@ impl Store {
     }
 
     /// The number of the last revocation that was written, or 0 if there is none.
-    pub(super) async fn last_revocation(&self) -> Result<i64, StoreError> {
+    pub async fn last_revocation(&self) -> Result<i64, StoreError> {
         let (seq,): (i64,) = self
             .connections
             .one(sqlx::query_as("SELECT COALESCE(MAX(seq), 0) FROM revocations"))
@@ -247,6 +247,16 @@ fn after(seq: i64) -> QueryAs<'static, Any, RevocationRow, AnyArguments> {
 
 /// The kind of a row that revokes nothing: the heartbeat of the replica that is its value.
 pub const BEAT: &str = "beat";
+
+/// The kind of a row that revokes nothing: it ends the logins at a provider that were under way when
+/// it was written. Its value is the account, or who is named at the provider.
+pub const UNDER_WAY: &str = "login";
+
+/// Ends the logins of an account, or of whoever is named at a provider, that are under way.
+pub(super) fn end_of_logins(value: String, now: i64) -> RevocationRow {
+    let kind = UNDER_WAY.to_owned();
+    RevocationRow { kind, value, scope: "*".to_owned(), revoked_at: now, seq: 0 }
+}
 
 /// The maximum number of rows to read at a time.
 pub const REVOCATIONS_PAGE: usize = 10_000;

@@ -42,6 +42,8 @@ impl Identity {
         request: &Request,
         policy: &Policy,
     ) -> Result<SessionTokens, IdentityError> {
+        // What is ended while the provider is asked was not ended for it.
+        let began = self.store.last_revocation().await?;
         let received = self
             .redeem(provider, flight, request, policy)
             .await
@@ -81,10 +83,10 @@ impl Identity {
             tokens: sealed_form(&tokens),
             due_at,
         };
-        let began = Began { proof, provider: Some(row) };
+        let how = Began { proof, provider: Some((row, began)) };
         let device = request.device();
         let opened =
-            self.sessions.open(&account, (&device, Keep::Lasting, began), policy, now).await?;
+            self.sessions.open(&account, (&device, Keep::Lasting, how), policy, now).await?;
         let opened = opened.ok_or(IdentityError::Login(NoLogin::Changed))?;
         self.metrics.login("succeeded");
         audit::login("login_succeeded", request.client, &account.id, (&settings.name, ""));
