@@ -364,3 +364,33 @@ const ALL_WINDOWS: u32 = WINDOW * 100;
 
 /// The maximum number of request bytes that are buffered per stream.
 const SEND_BUFFER: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    /// Together, the connections take longer than a request has patience for one.
+    #[tokio::test]
+    async fn requests_wait_while_others_connect() {
+        let http2 = Http2::default();
+        let open = Mutex::new(Vec::new());
+        let request = || {
+            let connect = async {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                let (near, mut far) = tokio::io::duplex(4096);
+                // SETTINGS: MAX_CONCURRENT_STREAMS is 1.
+                far.write_all(&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 1]).await?;
+                locked(&open).push(far);
+                Connected::new(near).await
+            };
+            let connect = async { connect.await.map_err(UpstreamFailure::Unreachable) };
+            http2.take_or_connect(Duration::from_secs(1), connect)
+        };
+        let taken = tokio::join!(request(), request(), request(), request(), request());
+        assert!(taken.0.is_ok() && taken.1.is_ok() && taken.2.is_ok() && taken.3.is_ok());
+        assert!(taken.4.is_ok(), "{:?}", taken.4.err());
+        assert_eq!(locked(&open).len(), 5);
+    }
+}
