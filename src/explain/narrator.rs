@@ -13,7 +13,7 @@ use crate::gateway::authenticate::Caller;
 use crate::gateway::authorize::Permit;
 use crate::gateway::client::ClientAddress;
 use crate::gateway::constant_headers::shown;
-use crate::gateway::decide::Decided;
+use crate::gateway::decide::{Decided, Reply};
 use crate::gateway::dialect::Dialect;
 use crate::gateway::exchange_ids::ExchangeIds;
 use crate::gateway::guard::Access;
@@ -61,19 +61,19 @@ impl<'s> Narrator<'s> {
             Decided::Forward(outgoing, upstream) => {
                 self.describe_outgoing(outgoing, &upstream.settings().name);
             }
-            Decided::Endpoint(permit, _) => self.describe_endpoint(permit),
-            Decided::Redirect(redirected) => {
+            Decided::Answer(Reply::Endpoint(permit, _)) => self.describe_endpoint(permit),
+            Decided::Answer(Reply::Redirect(redirected)) => {
                 status = redirected.status().as_u16();
                 let address = String::from_utf8_lossy(redirected.address().as_bytes());
                 self.ok("redirect", format!("{status} to {address}"));
             }
-            Decided::Preflight(preflight) => {
+            Decided::Answer(Reply::Preflight(preflight)) => {
                 status = 204;
                 let method = preflight.method();
                 self.ok("cors", format!("pages of this origin may send {method} here"));
                 self.explanation.reason = Reason::Public;
             }
-            Decided::Logout(request) => {
+            Decided::Answer(Reply::Logout(request)) => {
                 let name = &request.issuer().settings().name;
                 let detail = format!(
                     "back-channel logout of issuer `{name}`: the logout token in the body, which is not read here, decides"

@@ -78,6 +78,25 @@ struct AuthenticatedOverriding<'s> {
     caller: Result<Option<Caller>, Unauthenticated>,
 }
 
+impl<'s> AuthenticatedOverriding<'s> {
+    /// `own`: the caller for the request's own method.
+    async fn new(
+        overriding: Overriding<'s>,
+        matched: &Matched<'s>,
+        own: Option<&Caller>,
+        verifier: &Verifier<'_>,
+        now: u64,
+        online: Option<&Online<'_>>,
+    ) -> Box<Self> {
+        // A session is renewed once for both.
+        let renewed = own.and_then(Caller::renewed);
+        let verifier = renewed.map_or(*verifier, |renewed| verifier.with_renewed(renewed));
+        let access = matched.overriding_access(&overriding);
+        let caller = recognize(&access, &verifier, now, online).await;
+        Box::new(Self { overriding, caller })
+    }
+}
+
 impl<'s> Authenticated<'s> {
     /// Authenticates the caller of a request. `now` is in Unix seconds. With `online` it waits a
     /// few seconds for what it does not know; without, it decides with what is in memory.
@@ -89,28 +108,20 @@ impl<'s> Authenticated<'s> {
         counted: Counted<Matched<'s>>,
         verifier: &Verifier<'_>,
         now: u64,
-        online: Option<Online<'_>>,
+        online: Option<&Online<'_>>,
     ) -> Result<Self, Stopped<'s>> {
         let mut matched = counted.into_inner();
         if let Some(refusal) = matched.take_endpoint_refusal() {
             return Err(Stopped::new(matched, refusal));
         }
-        let recognise = async |access: &AccessRequest<'_>, verifier: &Verifier<'_>| match online {
-            Some(online) => online.authenticate(access, verifier, now).await,
-            None => authenticate(access, verifier, now),
-        };
-        let caller = recognise(&matched.access(), verifier).await;
-        // The rare case is boxed: hyper keeps space for this future for as long as a connection is
-        // open.
+        let caller = recognize(&matched.access(), verifier, now, online).await;
+        // The rare case is boxed, so that the usual one keeps no space for it.
         let overriding = match matched.take_overriding() {
             Some(overriding) => {
-                // A session is renewed once for both.
-                let renewed =
-                    caller.as_ref().ok().and_then(Option::as_ref).and_then(Caller::renewed);
-                let verifier = renewed.map_or(*verifier, |renewed| verifier.with_renewed(renewed));
-                let access = matched.overriding_access(&overriding);
-                let caller = Box::pin(recognise(&access, &verifier)).await;
-                Some(Box::new(AuthenticatedOverriding { overriding, caller }))
+                let own = caller.as_ref().ok().and_then(Option::as_ref);
+                let authenticated =
+                    AuthenticatedOverriding::new(overriding, &matched, own, verifier, now, online);
+                Some(Box::pin(authenticated).await)
             }
             None => None,
         };
@@ -177,6 +188,24 @@ impl<'s> Authenticated<'s> {
         match own {
             Ok(grant) => Ok(Permit { matched, grant, overriding, second }),
             Err(refusal) => Err(Stopped::new(matched, refusal)),
+        }
+    }
+}
+
+/// Authenticates the caller; with `online`, also if that takes more than what is in memory.
+fn recognize<'a>(
+    access: &'a AccessRequest<'_>,
+    verifier: &'a Verifier<'_>,
+    now: u64,
+    online: Option<&'a Online<'_>>,
+) -> impl Future<Output = Result<Option<Caller>, Unauthenticated>> + use<'a> {
+    let caller = authenticate(access, verifier, now);
+    let waits = online.filter(|online| !online.is_settled(access, verifier, &caller));
+    async move {
+        match waits {
+            None => caller,
+            // Boxed, so that a request keeps no space for what it need not wait for.
+            Some(online) => Box::pin(online.resolve(access, verifier, caller)).await,
         }
     }
 }

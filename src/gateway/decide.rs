@@ -46,6 +46,13 @@ pub struct Decider<'s> {
 pub enum Decided<'s> {
     /// It is sent to this application.
     Forward(Outgoing<'s>, &'s Arc<Upstream>),
+    /// It is answered here.
+    Answer(Reply<'s>),
+}
+
+/// What answers a request that is not sent to an application.
+#[derive(Debug)]
+pub enum Reply<'s> {
     /// An endpoint of the built-in issuer handles it.
     Endpoint(Permit<'s>, &'s Mount),
     /// The client is sent elsewhere.
@@ -78,8 +85,10 @@ impl<'s> Decider<'s> {
         async move {
             let matched = match matched? {
                 Match::Route(matched) => matched,
-                Match::Logout(request) => return Ok(Decided::Logout(request)),
-                Match::Preflight(preflight) => return Ok(Decided::Preflight(preflight)),
+                Match::Logout(request) => return Ok(Decided::Answer(Reply::Logout(request))),
+                Match::Preflight(preflight) => {
+                    return Ok(Decided::Answer(Reply::Preflight(preflight)));
+                }
             };
             let permit = self
                 .permit(matched, observer)
@@ -92,11 +101,12 @@ impl<'s> Decider<'s> {
                         let stopped = permit.stop(Refusal::BodyTooLarge);
                         return Err(self.refused(stopped, observer));
                     }
-                    Ok(Decided::Endpoint(permit, mount))
+                    Ok(Decided::Answer(Reply::Endpoint(permit, mount)))
                 }
                 Destination::Redirect(redirect) => {
                     let names = &self.snapshot.rules.token_names;
-                    Redirected::new(&permit, redirect, names).map(Decided::Redirect)
+                    Redirected::new(&permit, redirect, names)
+                        .map(|redirected| Decided::Answer(Reply::Redirect(redirected)))
                 }
                 Destination::Upstream(upstream) => {
                     let (rules, max_body) = (&self.snapshot.rules, self.snapshot.max_body);
@@ -145,7 +155,7 @@ impl<'s> Decider<'s> {
         observer: &mut impl Observer,
     ) -> Result<Permit<'s>, Stopped<'s>> {
         let counted = Counted::by_client(matched, observer).await?;
-        Authenticated::new(counted, &self.verifier, self.now, self.online)
+        Authenticated::new(counted, &self.verifier, self.now, self.online.as_ref())
             .await?
             .authorize(observer)
             .await

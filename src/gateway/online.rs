@@ -36,29 +36,22 @@ pub struct Online<'a> {
 }
 
 impl Online<'_> {
-    /// [`authenticate`], and what it takes to resolve a credential that memory alone cannot. Waits
-    /// a few seconds at most, and only for such a credential. `now` is in Unix seconds.
-    pub(super) async fn authenticate(
-        self,
+    /// Whether memory alone has decided about the credential.
+    pub(super) fn is_settled(
+        &self,
         access: &AccessRequest<'_>,
         verifier: &Verifier<'_>,
-        now: u64,
-    ) -> Result<Option<Caller>, Unauthenticated> {
-        let decided = authenticate(access, verifier, now);
-        let is_settled = match &decided {
+        decided: &Result<Option<Caller>, Unauthenticated>,
+    ) -> bool {
+        match decided {
             Err(Unauthenticated::Invalid(refused)) if refused.concerns_key() => false,
             Err(Unauthenticated::NotLookedUp) => false,
-            _ => self.identity.is_none() || renewable(access, verifier, &decided).is_none(),
-        };
-        if is_settled {
-            return decided;
+            _ => self.identity.is_none() || renewable(access, verifier, decided).is_none(),
         }
-        // Boxed, so that a request keeps no space for what it need not wait for.
-        Box::pin(self.resolve(access, verifier, decided)).await
     }
 
-    /// What it takes to resolve the credential.
-    async fn resolve(
+    /// Does what it takes to resolve the credential. Waits a few seconds at most.
+    pub(super) async fn resolve(
         self,
         access: &AccessRequest<'_>,
         verifier: &Verifier<'_>,
