@@ -4,16 +4,17 @@
 //! that the copy is not complete, so no gateway starts on half of one. Rows that are there already
 //! are skipped, so a copy that was interrupted goes on when it is started again.
 
+use std::fmt::Display;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use sqlx::any::{AnyArguments, AnyRow};
 use sqlx::query::{Query, QueryAs};
-use sqlx::{Any, AssertSqlSafe, Row};
+use sqlx::{Any, AnyConnection, AssertSqlSafe, Row};
 
 use super::connections::{Connections, WriteTransaction};
 use super::{
-    Database, INSERT_FACT, SELECT_FACT, STORE_ID, Store, StoreError, StoreSettings,
-    install_drivers, postgres, sqlite,
+    Database, FACTS_STEP, INSERT_FACT, SELECT_FACT, STORE_ID, Store, StoreError, StoreSettings,
+    install_drivers, migrate, postgres, sqlite,
 };
 
 /// Why a store is not copied.
@@ -102,11 +103,15 @@ pub async fn copy(
     let (id,): (String,) = source.first(fact(STORE_ID)).await?.ok_or_else(no_source)?;
     Store::check_gateways(to)?;
     install_drivers();
-    let target = match &to.database {
-        Database::File(path) => sqlite::open(path, true).await?,
-        Database::Postgres(database) => postgres::open(database).await?,
+    let (is_new, target) = match &to.database {
+        Database::File(path) => {
+            (sqlite::begin_copy(path, &id).await?, sqlite::open(path, true).await?)
+        }
+        Database::Postgres(database) => {
+            (postgres::begin_copy(database, &id).await?, postgres::open(database).await?)
+        }
     };
-    if begin(&target, to, &id, resumes).await? == Begun::Complete {
+    if !is_new && begin(&target, to, &id, resumes).await? == Begun::Complete {
         compare(&source, &target, to).await?;
         return Err(CopyError::Complete(to.database.to_string()));
     }
@@ -118,6 +123,19 @@ pub async fn copy(
     source.close().await;
     target.close().await;
     Ok(counted)
+}
+
+/// Makes the first table in an empty target, and the mark in it, in a transaction of the caller. All
+/// other tables follow later, and a gateway that finds some of them finds the mark.
+pub(super) async fn mark(
+    connection: &mut AnyConnection,
+    database: &impl Display,
+    id: &str,
+) -> Result<(), StoreError> {
+    migrate(connection, database, FACTS_STEP).await?;
+    let marking = sqlx::query(INSERT_FACT).bind(UNFINISHED).bind(id);
+    marking.persistent(false).execute(connection).await?;
+    Ok(())
 }
 
 /// Checks that both hold the same, and returns the number of rows of each table.
@@ -147,7 +165,7 @@ enum Begun {
     Complete,
 }
 
-/// Checks that the target is empty, or holds a part of this copy, and marks it.
+/// Checks that a target with tables has no rows, or a part of this copy, and marks it.
 async fn begin(
     target: &Connections,
     to: &StoreSettings,
@@ -505,6 +523,10 @@ const TABLES: [Table; 15] = [
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::iter::successors;
+    use std::task::Poll;
+
     use super::*;
     use crate::store::test_settings;
 
@@ -542,6 +564,51 @@ mod tests {
         known.sort();
         assert_eq!(found, known);
         store.close().await;
+    }
+
+    /// As if the command were killed: wherever it ends, no gateway starts on what it leaves, and the
+    /// copy can go on.
+    #[tokio::test]
+    async fn no_gateway_starts_on_a_copy_that_ended_at_any_point() {
+        let from_folder = tempfile::tempdir().unwrap();
+        let from = test_settings(from_folder.path());
+        let source = Store::open(&from).await.unwrap();
+        let insert = "INSERT INTO accounts VALUES ('u', 'u@x.example', NULL, '', '', 0, 0, 0, 0, 0, NULL, 0)";
+        source.write(sqlx::query(insert)).await.unwrap();
+        source.close().await;
+        let mut parts = 0;
+        for steps in successors(Some(1), |steps| Some(steps + 1 + steps / 4)) {
+            let folder = tempfile::tempdir().unwrap();
+            let to = test_settings(folder.path());
+            let mut left = steps;
+            let mut copying = Box::pin(copy(&from, &to, false, |_, _| {}));
+            let ended = poll_fn(|context| match left {
+                0 => Poll::Ready(None),
+                _ => {
+                    left -= 1;
+                    copying.as_mut().poll(context).map(Some)
+                }
+            });
+            if let Some(done) = ended.await {
+                done.unwrap();
+                break;
+            }
+            drop(copying);
+            // What is as it was before says nothing.
+            if !matches!(Store::open_read_only(&to).await, Ok(None)) {
+                if let Ok(store) = Store::open(&to).await {
+                    let is_complete = store.account("u").await.unwrap().is_some();
+                    assert!(is_complete, "after {steps} steps");
+                    break;
+                }
+                parts += 1;
+            }
+            copy(&from, &to, true, |_, _| {}).await.unwrap();
+            let store = Store::open(&to).await.unwrap();
+            assert!(store.account("u").await.unwrap().is_some());
+            store.close().await;
+        }
+        assert!(parts > 5, "{parts}");
     }
 
     /// The number of rows says nothing about a change, nor does the mark of an earlier copy.

@@ -210,10 +210,15 @@ impl Store {
         if let Some(&(step,)) = steps.iter().find(|(step,)| !migrator().version_exists(*step)) {
             return Err(StoreError::Newer { database: database(), step });
         }
+        let store = Self::new(connections, settings);
         if steps.len() < migrator().iter().count() {
+            if steps.contains(&(FACTS_STEP,)) {
+                // A copy may have ended before all tables were made.
+                store.check_complete(settings).await?;
+            }
             return Err(StoreError::Older { database: database() });
         }
-        Ok(Some(Self::new(connections, settings)))
+        Ok(Some(store))
     }
 
     /// Checks that an SQLite database has every transaction that was acknowledged.
@@ -431,6 +436,12 @@ const INSERT_FACT: &str =
 
 const SELECT_FACT: &str = "SELECT value FROM facts WHERE name = $1";
 
+/// The schema step that makes the table of facts.
+const FACTS_STEP: i64 = 1;
+
+/// As the last schema step: all of them.
+const ALL_STEPS: i64 = i64::MAX;
+
 /// The schema steps. Whoever runs them holds a lock already.
 fn migrator() -> Migrator {
     let mut migrator = sqlx::migrate!("src/store/migrations");
@@ -438,12 +449,13 @@ fn migrator() -> Migrator {
     migrator
 }
 
-/// Brings the schema up to date.
+/// Brings the schema up to date, as far as this step.
 async fn migrate(
     connection: &mut AnyConnection,
     database: &impl Display,
+    last: i64,
 ) -> Result<(), StoreError> {
-    migrator().run(connection).await.map_err(|error| match error {
+    migrator().run_to(last, connection).await.map_err(|error| match error {
         MigrateError::VersionMissing(step) => {
             StoreError::Newer { database: database.to_string(), step }
         }

@@ -8,28 +8,18 @@ use std::io;
 use std::time::Duration;
 
 use sqlx::any::AnyPoolOptions;
-use sqlx::{Any, AnyConnection, Connection, Executor};
+use sqlx::{Any, AnyConnection, Connection, Executor, Transaction};
 
 use super::connections::{Connections, Engine, Statements};
 use super::database::Postgres;
-use super::{StoreError, migrate};
+use super::{ALL_STEPS, StoreError, copy, migrate};
 
 /// Opens a database and brings its schema up to date. Of several processes that start at once, one
 /// does that while the others wait.
 pub(super) async fn open(database: &Postgres) -> Result<Connections, StoreError> {
     let shown = database.to_string();
     let mut first = probe(database).await?;
-    let mut transaction = first.begin().await?;
-    transaction.execute(WAIT_FOR_MIGRATION).await.map_err(|error| {
-        match code(&error).as_deref() {
-            Some(LOCK_NOT_AVAILABLE) => StoreError::Migrating { database: shown.clone() },
-            _ => error.into(),
-        }
-    })?;
-    if !database.caches_statements() {
-        // Behind a pooler, another process may have used the same names on this connection.
-        transaction.execute("DEALLOCATE ALL").await?;
-    }
+    let mut transaction = begin_alone(&mut first, database).await?;
     let (tables, steps) = count_tables(&mut *transaction).await?;
     if tables > 0 && steps == 0 {
         return Err(StoreError::Foreign { database: shown });
@@ -40,13 +30,53 @@ pub(super) async fn open(database: &Postgres) -> Result<Connections, StoreError>
             "the database is empty: creating the tables; if there were accounts, [store] database names another database"
         );
     }
-    migrate(&mut transaction, &shown).await?;
+    migrate(&mut transaction, &shown, ALL_STEPS).await?;
+    end_alone(transaction, database).await?;
+    first.close().await?;
+    connect(database)
+}
+
+/// Marks a database as an incomplete copy of the one with this id, and returns true, if it has no
+/// tables.
+pub(super) async fn begin_copy(database: &Postgres, id: &str) -> Result<bool, StoreError> {
+    let mut first = probe(database).await?;
+    let mut transaction = begin_alone(&mut first, database).await?;
+    let (tables, _) = count_tables(&mut *transaction).await?;
+    if tables == 0 {
+        copy::mark(&mut transaction, database, id).await?;
+    }
+    end_alone(transaction, database).await?;
+    first.close().await?;
+    Ok(tables == 0)
+}
+
+/// Begins a transaction that may change the schema, as no other process does meanwhile.
+async fn begin_alone<'connection>(
+    connection: &'connection mut AnyConnection,
+    database: &Postgres,
+) -> Result<Transaction<'connection, Any>, StoreError> {
+    let mut transaction = connection.begin().await?;
+    transaction.execute(WAIT_FOR_MIGRATION).await.map_err(|error| {
+        match code(&error).as_deref() {
+            Some(LOCK_NOT_AVAILABLE) => StoreError::Migrating { database: database.to_string() },
+            _ => error.into(),
+        }
+    })?;
+    if !database.caches_statements() {
+        // Behind a pooler, another process may have used the same names on this connection.
+        transaction.execute("DEALLOCATE ALL").await?;
+    }
+    Ok(transaction)
+}
+
+async fn end_alone(
+    mut transaction: Transaction<'_, Any>,
+    database: &Postgres,
+) -> Result<(), StoreError> {
     if !database.caches_statements() {
         transaction.execute("DEALLOCATE ALL").await?;
     }
-    transaction.commit().await?;
-    first.close().await?;
-    connect(database)
+    Ok(transaction.commit().await?)
 }
 
 /// Opens an existing database to read it. `None`: it has no tables.

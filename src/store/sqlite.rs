@@ -22,28 +22,54 @@ use tokio::time::Instant;
 
 use super::connections::{Connections, Engine, Statements};
 use super::files::OpenFiles;
-use super::{StoreError, migrate, wal, with_suffix};
+use super::{ALL_STEPS, StoreError, copy, migrate, wal, with_suffix};
 
 /// Opens the database at this path, creates it if there is none (mode 0600), and brings its schema
 /// up to date. `is_first`: an earlier start may have been killed before it made the tables.
 pub(super) async fn open(path: &Path, is_first: bool) -> Result<Connections, StoreError> {
+    let Alone { mut first, files, _lock } = open_alone(path, is_first).await?;
+    warn_if_remote(path);
+    migrate(&mut first, &path.display(), ALL_STEPS).await?;
+    let connections = connect(&url(path), files).await?;
+    // Only after the others were opened: with its last connection, a database loses its `-wal`.
+    first.close().await?;
+    Ok(connections)
+}
+
+/// Marks the database at this path as an incomplete copy of the one with this id, and returns
+/// true, if it has no tables. Creates it if there is none.
+pub(super) async fn begin_copy(path: &Path, id: &str) -> Result<bool, StoreError> {
+    let Alone { mut first, files, _lock } = open_alone(path, true).await?;
+    let (tables, _) = count_tables(&mut first).await?;
+    if tables == 0 {
+        let mut transaction = first.begin_with(ENGINE.begin).await?;
+        copy::mark(&mut transaction, &path.display(), id).await?;
+        transaction.commit().await?;
+    }
+    first.close().await?;
+    drop(files);
+    Ok(tables == 0)
+}
+
+/// The first connection to a database, whose schema no other process changes meanwhile.
+struct Alone {
+    first: AnyConnection,
+    files: OpenFiles,
+    /// Released with its handle, however the function ends that holds it.
+    _lock: File,
+}
+
+async fn open_alone(path: &Path, is_first: bool) -> Result<Alone, StoreError> {
     let was_written = std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > 0);
     create_private(path).map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
     check_name(path)?;
     check_kind(path)?;
-    warn_if_remote(path);
     // SQLite serialises statements, not schema steps: if two processes began them at the same
-    // time, one would fail. The lock is released with its handle when this function ends,
-    // however it ends.
-    let _alone = lock(path, LOCK_TIMEOUT).await?;
+    // time, one would fail.
+    let lock = lock(path, LOCK_TIMEOUT).await?;
     wal::check(path)?;
-    let url = url(path);
-    let (mut first, files) = probe(path, &url, was_written && !is_first).await?;
-    migrate(&mut first, &path.display()).await?;
-    let connections = connect(&url, files).await?;
-    // Only after the others were opened: with its last connection, a database loses its `-wal`.
-    first.close().await?;
-    Ok(connections)
+    let (first, files) = probe(path, &url(path), was_written && !is_first).await?;
+    Ok(Alone { first, files, _lock: lock })
 }
 
 /// Opens an existing database to read it. `None`: nothing was ever written to it.
