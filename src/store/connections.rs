@@ -18,9 +18,9 @@ use sqlx::any::{AnyArguments, AnyRow};
 use sqlx::query::{Query, QueryAs};
 use sqlx::{Any, AnyPool, AssertSqlSafe, Executor, FromRow, Transaction};
 
-use super::StoreError;
 use super::files::{DatabaseFiles, OpenFiles};
 use super::identity::DatabaseIdentity;
+use super::{StoreError, sqlite};
 
 /// Clones share the connections.
 #[derive(Clone)]
@@ -196,6 +196,14 @@ impl Connections {
     /// Checks that the database is still the one that was opened.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         self.identity().map_or(Ok(()), DatabaseIdentity::check)
+    }
+
+    /// Looks again at a database that was found damaged.
+    pub(super) async fn look_again(&self) -> Result<(), StoreError> {
+        match self.identity().and_then(DatabaseIdentity::files) {
+            Some(files) => files.look_again(|| sqlite::renew(self)).await,
+            None => Ok(()),
+        }
     }
 
     /// Writes with one statement, and returns the number of rows that it changed.

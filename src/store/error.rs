@@ -126,7 +126,7 @@ pub enum StoreError {
     #[error("the database failed: {0}{advice}", advice = advice(.0))]
     Database(#[from] sqlx::Error),
     /// The file is no longer the one that was opened.
-    #[error("the file {} was {how} while it was in use, so new writes would be lost; stop the gateway, {}, and start the gateway again", path.display(), remedy_of_loss(path, how))]
+    #[error("the file {} was {how} while it was in use, so new writes would be lost; {}", path.display(), remedy_of_loss(path, how))]
     Lost {
         /// The file.
         path: PathBuf,
@@ -220,7 +220,7 @@ fn advice(error: &sqlx::Error) -> &'static str {
         }
         Some(10) => "; the disk that holds `[store] database` has an I/O error: see the system log",
         Some(11 | 26) => {
-            "; the file of `[store] database` is damaged, or the disk has failed for a moment: restart every gateway that uses it, and restore a backup if this comes again"
+            "; the file of `[store] database` is damaged, or the disk has failed for a moment: restore a backup if this comes again"
         }
         Some(13) => "; the disk that holds `[store] database` is full: free some space",
         Some(14) => {
@@ -245,11 +245,11 @@ pub(super) const DAMAGED: &str = "damaged";
 fn remedy_of_loss(path: &Path, how: &str) -> &'static str {
     if how == DAMAGED {
         // SQLite also says so if the disk fails while it reads.
-        "restore the database if this comes again"
+        "if the disk has only failed for a moment, the gateway soon goes on by itself; if not, stop it, restore the database, and start it again"
     } else if path.as_os_str().as_encoded_bytes().ends_with(b"-lock") {
-        "put the file back or leave it out"
+        "stop the gateway, put the file back or leave it out, and start the gateway again"
     } else {
-        "restore the database"
+        "stop the gateway, restore the database, and start the gateway again"
     }
 }
 

@@ -17,9 +17,13 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use sqlx::Connection;
+use tokio::sync::Mutex;
 
 use super::error::DAMAGED;
-use super::{StoreError, wal, with_suffix};
+use super::{StoreError, sqlite, wal, with_suffix};
 
 /// The files of an open database, and its random id.
 #[derive(Debug)]
@@ -36,6 +40,10 @@ pub(super) struct DatabaseFiles {
     copied: AtomicI32,
     /// What has happened to the content, until an intact database is opened.
     spoiled: OnceLock<&'static str>,
+    /// How often SQLite has found damage since the database was last known to be intact.
+    damage: AtomicU64,
+    /// When to look again whether there is damage. Locked by who is looking.
+    next_look: Mutex<Option<Instant>>,
 }
 
 /// The files that are read without SQLite. They are closed last: that drops the locks that SQLite
@@ -75,13 +83,18 @@ impl DatabaseFiles {
             written: AtomicI32::new(copied),
             copied: AtomicI32::new(copied),
             spoiled: OnceLock::new(),
+            damage: AtomicU64::new(0),
+            next_look: Mutex::default(),
         })
     }
 
     /// The name that gateways and commands use for the database while they have the same one open.
     /// Another copy of it has another name, and so has what is lost.
     pub(super) fn name(&self) -> String {
-        if self.spoiled.get().is_some() || self.is_truncated.load(Ordering::Relaxed) {
+        if self.spoiled.get().is_some()
+            || self.damage() > 0
+            || self.is_truncated.load(Ordering::Relaxed)
+        {
             return format!("{}/lost", self.id);
         }
         let inodes = self.files.iter().map(|(_, file)| file.inode);
@@ -95,8 +108,15 @@ impl DatabaseFiles {
         )
     }
 
-    /// Checks that everything is where it was. Costs a few system calls.
+    /// Checks that everything is where it was, and that nothing was found damaged. Costs a few system
+    /// calls.
     pub(super) fn check(&self) -> Result<(), StoreError> {
+        self.check_files()?;
+        self.check_damage()
+    }
+
+    /// The same, whatever was found damaged.
+    fn check_files(&self) -> Result<(), StoreError> {
         let lost = |path: &Path, how| Err(StoreError::Lost { path: path.to_owned(), how });
         for (path, opened) in &self.files {
             match FileId::read(path) {
@@ -131,6 +151,13 @@ impl DatabaseFiles {
         self.spoiled.get().map_or(Ok(()), |how| lost(database, how))
     }
 
+    fn check_damage(&self) -> Result<(), StoreError> {
+        match self.damage() {
+            0 => Ok(()),
+            _ => Err(StoreError::Lost { path: self.files[0].0.clone(), how: DAMAGED }),
+        }
+    }
+
     /// Whether SQLite may copy the `-wal` into the database, as it does when it closes it. It may
     /// also do that with a `-wal` that was deleted: what is in there is then not lost.
     pub(super) fn may_be_closed(&self) -> bool {
@@ -145,7 +172,11 @@ impl DatabaseFiles {
             let Some((wal, index)) = &self.opened.log else { return true };
             wal::continues(&self.opened.database, wal, Some(index)).unwrap_or(false)
         };
-        is_whole && self.files.iter().all(is_there) && self.check_content().is_ok() && continues()
+        is_whole
+            && self.files.iter().all(is_there)
+            && self.check_content().is_ok()
+            && self.check_damage().is_ok()
+            && continues()
     }
 
     fn spoil(&self, how: &'static str) {
@@ -190,10 +221,47 @@ impl DatabaseFiles {
         let _ = self.opened.noted.write_all_at(text.as_bytes(), 0);
     }
 
-    /// Notes that a part of the database cannot be read. The database counts as damaged until an
-    /// intact one is opened.
+    /// Notes that a part of the database cannot be read. The database counts as damaged until
+    /// [`look_again`](Self::look_again) finds it intact.
     pub(super) fn record_damage(&self) {
-        self.spoil(DAMAGED);
+        self.damage.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn damage(&self) -> u64 {
+        self.damage.load(Ordering::Relaxed)
+    }
+
+    /// Reads all of a database that was found damaged, and forgets the damage if there is none: SQLite
+    /// also finds some if the disk fails while it reads. What it has in memory may then be wrong, so
+    /// `renew` makes every connection anew.
+    pub(super) async fn look_again<Renewed>(
+        &self,
+        renew: impl FnOnce() -> Renewed,
+    ) -> Result<(), StoreError>
+    where
+        Renewed: Future<Output = Result<(), StoreError>>,
+    {
+        let known = self.damage();
+        let Ok(mut next_look) = self.next_look.try_lock() else { return Ok(()) };
+        let is_early = next_look.is_some_and(|next| Instant::now() < next);
+        if known == 0 || is_early || self.check_files().is_err() {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let looked = sqlite::open_if_intact(&self.files[0].0).await;
+        // A large file takes long, and is to be read seldom.
+        *next_look = Some(Instant::now() + (begun.elapsed() * 10).max(LOOK_INTERVAL));
+        // Why it cannot be read is what reading says next.
+        let Ok(Some(looking)) = looked else { return Ok(()) };
+        renew().await?;
+        looking.close().await?;
+        // Unless one of the earlier connections has found some meanwhile.
+        if self.check_files().is_ok()
+            && self.damage.compare_exchange(known, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            tracing::warn!(file = %self.files[0].0.display(), "the database is intact and is used again: what looked like damage came from the disk, which has failed for a moment: see the system log");
+        }
+        Ok(())
     }
 
     /// Takes what the database says about itself: its id, the number of its last revocation, which
@@ -253,6 +321,9 @@ pub(super) fn is_before(number: i32, other: i32) -> bool {
     number.wrapping_sub(other) < 0
 }
 
+/// How long to wait at least before a database is read again that was found damaged.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Where the number is in a database (SQLite's file format, §1.3).
 pub(super) const NUMBER_AT: usize = 60;
 
@@ -279,7 +350,7 @@ mod tests {
 
     use sqlx::Executor;
 
-    use crate::store::{Store, test_settings, with_suffix};
+    use crate::store::{News, RevocationRow, Store, test_settings, with_suffix};
 
     /// The reader that finds it need not be the one that follows the revocations.
     #[tokio::test]
@@ -298,10 +369,56 @@ mod tests {
         store.account_by_email("ann@example.com").await.unwrap_err();
         let problem = store.problem().unwrap_or_default();
         assert!(problem.contains("was damaged while it was in use"), "{problem}");
-        assert!(problem.contains("restore the database if this comes again"), "{problem}");
+        assert!(problem.contains("if not, stop it, restore the database"), "{problem}");
         // Closing the file has dropped the locks that SQLite holds on it.
         drop(database);
         store.close().await;
+    }
+
+    /// As if the disk had returned something else for a moment: the file was always intact.
+    #[tokio::test]
+    async fn what_only_looked_damaged_is_used_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = test_settings(folder.path());
+        let store = Store::open(&settings).await.unwrap();
+        let other = Store::open(&settings).await.unwrap();
+        store.news_after(0).await.unwrap();
+        store.connections.writer().execute("PRAGMA wal_checkpoint(TRUNCATE)").await.unwrap();
+        let path = settings.database.file().unwrap();
+        let intact = std::fs::read(path).unwrap();
+        let database = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        for page in 1..intact.len() as u64 / 4096 {
+            database.write_all_at(&[0xff; 4096], page * 4096).unwrap();
+        }
+        store.account_by_email("ann@example.com").await.unwrap_err();
+        for _ in 0..2 {
+            store.news_after(0).await.unwrap_err();
+            let files = store.connections.identity().unwrap().files().unwrap();
+            assert!(files.next_look.lock().await.take().is_some(), "it has looked");
+            let problem = store.problem().unwrap_or_default();
+            assert!(problem.contains("was damaged while it was in use"), "{problem}");
+        }
+
+        database.write_all_at(&intact, 0).unwrap();
+        store.news_after(0).await.unwrap();
+        assert_eq!(store.problem(), None);
+        // What was read before is forgotten.
+        assert_eq!(store.account_by_email("ann@example.com").await.unwrap(), None);
+        let row = RevocationRow {
+            kind: "jti".into(),
+            value: "t".into(),
+            scope: "*".into(),
+            revoked_at: 1,
+            seq: 0,
+        };
+        other.revoke(std::slice::from_ref(&row)).await.unwrap();
+        let News::Rows(rows) = store.news_after(0).await.unwrap() else {
+            panic!("another history")
+        };
+        assert_eq!(rows.len(), 1);
+        store.revoke(&[RevocationRow { value: "u".into(), ..row }]).await.unwrap();
+        assert_eq!(other.revocations_after(0).await.unwrap().len(), 2);
+        drop(database);
     }
 
     /// As long as the database itself is untouched, what is only in the `-wal` is saved in the end.

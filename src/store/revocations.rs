@@ -90,6 +90,7 @@ impl Store {
     /// [`StoreError::Lost`] or [`StoreError::OtherDatabase`] if the database is no longer the one
     /// that was opened.
     pub async fn news_after(&self, seq: i64) -> Result<News, StoreError> {
+        self.connections.look_again().await?;
         let read = self.read_news(seq).await;
         if let (Err(StoreError::Database(sqlx::Error::PoolTimedOut)), Some(identity)) =
             (&read, self.connections.identity())

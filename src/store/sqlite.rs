@@ -96,6 +96,33 @@ pub(super) async fn open_read_only(path: &Path) -> Result<Option<Connections>, S
     }))
 }
 
+/// Opens one more connection to a database that is in use, and reads all of it. `None`: it is
+/// damaged.
+pub(super) async fn open_if_intact(path: &Path) -> Result<Option<AnyConnection>, StoreError> {
+    // One that could write would empty the `-wal` if it were the last one.
+    let mut looking = AnyConnection::connect(&format!("{}?mode=ro", url(path))).await?;
+    let checking = sqlx::query_as("PRAGMA integrity_check(1)");
+    let (found,): (String,) = checking.fetch_one(&mut looking).await?;
+    Ok((found == "ok").then_some(looking))
+}
+
+/// Replaces every connection. There is always one, or the database would lose its `-wal`: so this
+/// needs another one that is open meanwhile.
+pub(super) async fn renew(connections: &Connections) -> Result<(), StoreError> {
+    let Connections { writer, follower, readers, .. } = connections;
+    for (pool, count) in [(writer, 1), (follower, 1), (readers, READERS)] {
+        let mut all = Vec::new();
+        for _ in 0..count {
+            all.push(pool.acquire().await?);
+        }
+        for connection in all {
+            connection.close().await?;
+        }
+        drop(pool.acquire().await?);
+    }
+    Ok(())
+}
+
 /// Opens the connections to the existing database at this URL.
 async fn connect(url: &str, files: OpenFiles) -> Result<Connections, sqlx::Error> {
     let read_only = |count| {
