@@ -474,11 +474,14 @@ mod tests {
             store.account_of_link(digest, purpose, now).await.unwrap().is_some()
         };
         assert!(is_valid("r1", "reset", NOW + 59).await);
+        assert!(is_valid("r1", "reset", NOW - 60).await, "the clock is behind");
         for (digest, purpose, now) in [
             ("r1", "verify", NOW),
             ("v1", "reset", NOW),
             ("none", "reset", NOW),
             ("r1", "reset", NOW + 60),
+            // The clock was ahead.
+            ("r1", "reset", NOW - 61),
         ] {
             assert!(!is_valid(digest, purpose, now).await, "{digest} {purpose} {now}");
         }
