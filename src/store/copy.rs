@@ -582,12 +582,12 @@ mod tests {
             let to = test_settings(folder.path());
             let mut left = steps;
             let mut copying = Box::pin(copy(&from, &to, false, |_, _| {}));
-            let ended = poll_fn(|context| match left {
-                0 => Poll::Ready(None),
-                _ => {
-                    left -= 1;
-                    copying.as_mut().poll(context).map(Some)
+            let ended = poll_fn(|context| {
+                if left == 0 {
+                    return Poll::Ready(None);
                 }
+                left -= 1;
+                copying.as_mut().poll(context).map(Some)
             });
             if let Some(done) = ended.await {
                 done.unwrap();
