@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::certificate::ClientCertificate;
 use super::client::ClientAddress;
 use super::guard::{Access, Guard, Place, TokenPlaces};
-use super::origin::{changes_something, is_own_request, origin_of};
+use super::origin::{changes_something, is_navigation, is_own_request, origin_of};
 use super::personal::{basic_password, bearer, is_token68};
 use super::route::Route;
 use super::step_up::Insufficient;
@@ -19,7 +19,7 @@ use super::token_memo::TokenMemo;
 use super::token_names::{TokenNames, cookie_values};
 use crate::config::identity::NAME;
 use crate::identity::personal_tokens::{Unusable, is_personal};
-use crate::identity::{IdentityError, Origin, Renewed};
+use crate::identity::{IdentityError, Origin, Renewed, pages};
 use crate::revocation::RevocationList;
 use crate::token::{
     AssumedToken, CERTIFICATE, ClaimFault, InvalidToken, Issuer, Issuers, MAX_TOKEN_BYTES,
@@ -309,11 +309,15 @@ impl<'a> Verifier<'a> {
         Ok(Some(caller.clone()))
     }
 
-    /// Whoever is logged in by an access cookie, by what is in memory: to be named on a page about a
-    /// request that authenticates nobody, and for nothing else.
+    /// Whoever is logged in by an access cookie and navigates to a page, by what is in memory: to be
+    /// named on a page about a request that authenticates nobody, and for nothing else. The cookie is
+    /// looked for first, since a flood of bad targets has none.
     pub(super) fn person(&self, headers: &HeaderMap, now: u64) -> Option<Caller> {
         let mut values = cookie_values(headers, &self.names.cookie);
         let (Some(value), None) = (values.next(), values.next()) else { return None };
+        if !is_navigation(headers) || !pages::wanted(headers) {
+            return None;
+        }
         let credential = Credential { token: Presented::Bytes(value.into()), place: Place::Cookie };
         self.caller(&credential, now).ok()
     }

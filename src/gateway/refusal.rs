@@ -13,7 +13,6 @@ use super::dialect::VerifyFault;
 use super::framing::FramingFault;
 use super::guard::Denied;
 use super::logout::LogoutFault;
-use super::origin::is_navigation;
 use super::route::NoRoute;
 use super::second_target::NoSecondTarget;
 use super::step_up::Insufficient;
@@ -22,7 +21,7 @@ use super::upstream::UpstreamFailure;
 use crate::identity::actions::second_factor::Enrolment;
 use crate::identity::compat::{MissingMember, express_error};
 use crate::identity::error::RequestFault;
-use crate::identity::pages::{self, Sheet};
+use crate::identity::pages::Sheet;
 use crate::identity::strength::RejectedPassword;
 use crate::identity::ticket::Ticket;
 use crate::identity::{IdentityError, Refused};
@@ -215,9 +214,7 @@ impl Refusal {
     /// The same refusal with the name of the person who is logged in, if there is one and a browser
     /// asked for a page.
     pub(super) fn for_person(self, headers: &HeaderMap, verifier: &Verifier<'_>, now: u64) -> Self {
-        let is_read = is_navigation(headers) && pages::wanted(headers);
-        let person = if is_read { verifier.person(headers, now) } else { None };
-        match person {
+        match verifier.person(headers, now) {
             Some(caller) => {
                 let who = caller.token().known_as().to_owned();
                 Self::ToPerson { who, refusal: Box::new(self) }
