@@ -71,16 +71,17 @@ impl Accounts {
         Ok(Some(account))
     }
 
-    /// Lets a person log in to an existing account, at `now` in Unix seconds. Returns false if they
-    /// have one by now, or if another person of the provider has that one.
+    /// Lets a person log in to an existing account, at `now` in Unix seconds: see
+    /// [`Store::link_person`].
     pub(super) async fn link_person(
         &self,
         whose: &AccountOfPerson<'_>,
         account: &AccountRow,
+        began: i64,
         now: u64,
     ) -> Result<bool, StoreError> {
-        let subject = &whose.person.subject;
-        self.store.link_person(&account.id, whose.issuer, subject, now.cast_signed()).await
+        let person = (whose.issuer, &*whose.person.subject);
+        self.store.link_person(&account.id, person, began, now.cast_signed()).await
     }
 
     /// Gives an account the roles that the provider says, which takes effect at once: what was

@@ -275,7 +275,7 @@ mod tests {
             stays(&what, &gives_way()).await;
         }
         store.insert_account(&plain).await.unwrap();
-        assert!(store.link_person("a", "https://login.test", "u-1", 2).await.unwrap());
+        assert!(store.link_person("a", ("https://login.test", "u-1"), i64::MAX, 2).await.unwrap());
         stays("of a person of a provider", &gives_way()).await;
     }
 

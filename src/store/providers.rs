@@ -106,16 +106,20 @@ impl Store {
     }
 
     /// Lets a person of a provider log in to an existing account, at `now` in Unix seconds. Returns
-    /// false if the person already has one, or if another person of this provider has that one.
+    /// false if the person already has one, if another person of this provider has that one, or if
+    /// what was issued to the account was revoked after `began`: the number of the last revocation
+    /// when the login began.
     pub async fn link_person(
         &self,
         account: &str,
-        issuer: &str,
-        subject: &str,
+        person: (&str, &str),
+        began: i64,
         now: i64,
     ) -> Result<bool, StoreError> {
         let mut writing = self.connections.write().await?;
-        let is_linked = bind_person(&mut writing, account, (issuer, subject), now).await?;
+        let asking = sqlx::query_as(REVOKED_SINCE).bind(account).bind(began);
+        let (revoked,): (i64,) = writing.one(asking).await?;
+        let is_linked = revoked == 0 && bind_person(&mut writing, account, person, now).await?;
         writing.commit().await?;
         Ok(is_linked)
     }
@@ -336,6 +340,10 @@ const PROVIDER_SESSION: &str = "SELECT session, account, generation, idp, issuer
 const INSERT_PERSON: &str = "INSERT INTO provider_people (issuer, subject, account, created_at) SELECT $1, $2, $3, $4 \
     WHERE NOT EXISTS (SELECT 1 FROM provider_people WHERE issuer = $1 AND account = $3) ON CONFLICT (issuer, subject) DO NOTHING";
 
+/// No row ends the logins on their way of an account that nobody has joined.
+const REVOKED_SINCE: &str =
+    "SELECT COUNT(*) FROM revocations WHERE kind = 'subject' AND value = $1 AND seq > $2";
+
 const ACCOUNT_OF_PERSON: &str = "SELECT accounts.* FROM accounts JOIN provider_people ON provider_people.account = accounts.id \
     WHERE provider_people.issuer = $1 AND provider_people.subject = $2";
 
@@ -367,7 +375,9 @@ mod tests {
     use super::*;
     use crate::store::accounts::tests::{account, revocation, session};
     use crate::store::test_settings as settings;
-    use crate::store::{AccountChange, AddressTaken, Gone, LogoutTokenRow, Unconfirmed};
+    use crate::store::{
+        AccountChange, AddressTaken, Gone, LoginProof, LogoutTokenRow, SessionRow, Unconfirmed,
+    };
 
     const ISSUER: &str = "https://login.test";
 
@@ -425,9 +435,9 @@ mod tests {
             assert_eq!(insert(&store, &other, subject).await, Err(AddressTaken));
             assert_eq!(store.account("b").await.unwrap(), None, "nothing was written");
         }
-        assert!(store.link_person("a", "https://other.test", "u-1", 5).await.unwrap());
-        assert!(!store.link_person("a", ISSUER, "u-1", 5).await.unwrap());
-        assert!(!store.link_person("a", ISSUER, "u-2", 5).await.unwrap(), "it is that of u-1");
+        assert!(store.link_person("a", ("https://other.test", "u-1"), 0, 5).await.unwrap());
+        assert!(!store.link_person("a", (ISSUER, "u-1"), 0, 5).await.unwrap());
+        assert!(!store.link_person("a", (ISSUER, "u-2"), 0, 5).await.unwrap(), "it is that of u-1");
         let found = store.account_of_person("https://other.test", "u-1").await.unwrap();
         assert_eq!(found, Some(first));
         assert_eq!(store.account_of_person(ISSUER, "u-2").await.unwrap(), None);
@@ -436,6 +446,12 @@ mod tests {
             people,
             [ISSUER, "https://other.test"].map(|issuer| (issuer.to_owned(), "u-1".to_owned()))
         );
+        let third = ("https://third.test", "u-1");
+        let end = revocation("subject", "a");
+        store.change_account("a", AccountChange::EndSessions, end, 9).await.unwrap();
+        assert!(!store.link_person("a", third, 0, 5).await.unwrap(), "it was on its way");
+        let began = store.last_revocation().await.unwrap();
+        assert!(store.link_person("a", third, began, 5).await.unwrap());
     }
 
     #[tokio::test]
@@ -579,6 +595,27 @@ mod tests {
             let began = store.last_revocation().await.unwrap();
             let later = ProviderSessionRow { session: format!("later {number}"), ..row };
             assert!(store.insert_provider_session(&later, began).await.unwrap(), "{number}");
+        }
+    }
+
+    /// The provider's row is written before the session.
+    #[tokio::test]
+    async fn a_session_that_has_ended_at_its_provider_does_not_begin() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder).await;
+        insert(&store, &account("a", "a@x.example"), "u-1").await.unwrap();
+        let proof = LoginProof { idp: "corp".into(), ..LoginProof::default() };
+        let session = |id: &str| SessionRow { proof: proof.clone(), ..session(id, 0) };
+        for (id, is_ended) in [("s", false), ("t", true)] {
+            open(&store, id, None).await;
+            if is_ended {
+                let token = LogoutTokenRow { name: "1".into(), expires_at: 100 };
+                let person = (ISSUER, NamedThere::Person("u-1"));
+                let each = revocation("sid", "");
+                store.end_sessions_once(&token, person, &each).await.unwrap().unwrap();
+            }
+            let opened = store.open_session(&session(id), "=x").await.unwrap();
+            assert_eq!(opened.is_none(), is_ended, "{id}");
         }
     }
 

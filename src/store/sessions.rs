@@ -371,8 +371,11 @@ pub(super) async fn issue_to(
 /// has been set back since, and waiting for it would take a long time.
 pub const MAX_AHEAD: i64 = 15;
 
+/// What the provider knows about a session is written before it, and is gone if the provider has ended
+/// the session since.
 const OPEN: &str = "INSERT INTO sessions (id, account, generation, counter, created_at, rotated_at, address, user_agent, until_closed, idp, acr, auth_time) \
-    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12 FROM accounts WHERE id = $2 AND generation = $3 AND disabled = 0";
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12 FROM accounts WHERE id = $2 AND generation = $3 AND disabled = 0 \
+    AND ($10 IN ('', 'password') OR EXISTS (SELECT 1 FROM provider_sessions WHERE session = $1))";
 
 const ROTATE: &str = "UPDATE sessions SET counter = counter + 1, rotated_at = $1, address = $6, user_agent = $7 \
     WHERE id = $2 AND counter = $3 AND ended_at IS NULL AND created_at > $4 AND rotated_at > $5 AND created_at < $8 \

@@ -59,7 +59,7 @@ impl Identity {
         if !proves(flight, &person, now.as_secs()) {
             return Err(IdentityError::StepUp);
         }
-        let account = self.account_of_person(&person, provider, request, policy).await?;
+        let account = self.account_of_person(&person, provider, (request, began), policy).await?;
         if account.disabled == 1 {
             return Err(IdentityError::Login(NoLogin::Disabled));
         }
@@ -123,7 +123,7 @@ impl Identity {
         &self,
         person: &Person,
         provider: &Provider,
-        request: &Request,
+        (request, began): (&Request, i64),
         policy: &Policy,
     ) -> Result<AccountRow, IdentityError> {
         let settings = provider.settings();
@@ -153,7 +153,7 @@ impl Identity {
                 tracing::warn!(target: AUDIT, { login, account, reason }, "account_not_joined");
                 return Err(IdentityError::AccountExists);
             }
-            if self.accounts.link_person(&whose, &known, now).await? {
+            if self.accounts.link_person(&whose, &known, began, now).await? {
                 audit::login("account_linked", request.client, &known.id, (&settings.name, ""));
             }
         }
