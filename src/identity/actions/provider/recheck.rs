@@ -54,7 +54,7 @@ impl Identity {
             let Some(provider) = provider else {
                 // The section is gone or names another provider, which must not see these tokens.
                 // The session lasts as long as any other.
-                let due_at = self.clock.unix_seconds().cast_signed() + WAIT_FOR_SECTION;
+                let due_at = self.shared_seconds() + WAIT_FOR_SECTION;
                 self.store.finish_recheck(&session.session, None, due_at).await?;
                 continue;
             };
@@ -175,7 +175,7 @@ impl Identity {
             None => return Ok(()),
         };
         // The answer is known from here on, whatever fails: then the provider is asked again.
-        let again_at = self.clock.unix_seconds().cast_signed() + LEASE;
+        let again_at = self.shared_seconds() + LEASE;
         self.store.finish_recheck(sid, Some(&sealed_form(&renewed.tokens())), again_at).await?;
         let SaidAgain { person, tokens } =
             provider.ask_again(renewed, &row.subject, &self.clock).await?;
@@ -239,7 +239,7 @@ impl Identity {
                 () = &mut given_up => return None,
                 () = tokio::time::sleep(HOLD_EVERY) => {}
             }
-            let until = self.clock.unix_seconds().cast_signed() + LEASE;
+            let until = self.shared_seconds() + LEASE;
             if let Err(error) = self.store.hold_claim(sid, until).await {
                 self.store.record_failure(&error);
             }
@@ -256,7 +256,7 @@ impl Identity {
     ) -> Result<(), IdentityError> {
         let without = sealed_form(&SetOfTokens { refresh: None, id: last_id });
         let wait = provider.settings().recheck * INTERVALS_IN_DOUBT;
-        let due_at = self.clock.unix_time().saturating_add(wait).as_secs().cast_signed();
+        let due_at = self.shared_seconds().saturating_add(wait.as_secs().cast_signed());
         self.store.finish_recheck(sid, Some(&without), due_at).await?;
         let login = &*provider.settings().name;
         tracing::warn!(
@@ -294,9 +294,15 @@ impl Identity {
         })
     }
 
+    /// The time by the clock that all gateways share: with another, one that is behind would take what
+    /// the others have just asked about for what a clock that was ahead has noted.
+    fn shared_seconds(&self) -> i64 {
+        self.store.shared_time(self.clock.unix_time()).as_secs().cast_signed()
+    }
+
     /// Which sessions are due now.
     fn recheck_due(&self, policy: &Policy) -> RecheckDue {
-        let now = self.clock.unix_seconds().cast_signed();
+        let now = self.shared_seconds();
         let longest = policy.providers.iter().map(|provider| provider.settings().recheck).max();
         let longest = longest.unwrap_or_default().saturating_mul(INTERVALS_IN_DOUBT);
         let longest = longest.as_secs().cast_signed().max(WAIT_FOR_SECTION).max(LEASE);
@@ -308,7 +314,7 @@ impl Identity {
     /// When to ask a provider again that is away, in Unix seconds.
     fn soon(&self, provider: &Provider) -> i64 {
         let wait = provider.settings().recheck.min(WAIT);
-        self.clock.unix_time().saturating_add(wait).as_secs().cast_signed()
+        self.shared_seconds().saturating_add(wait.as_secs().cast_signed())
     }
 
     /// When to ask the provider about a session again, in Unix seconds: a little later than
@@ -319,7 +325,7 @@ impl Identity {
         let _ = rand::fill(&mut byte);
         let interval = provider.settings().recheck;
         let wait = interval + interval.mul_f64(f64::from(byte[0]) / 255.0 / 10.0);
-        self.clock.unix_time().saturating_add(wait).as_secs().cast_signed()
+        self.shared_seconds().saturating_add(wait.as_secs().cast_signed())
     }
 }
 
