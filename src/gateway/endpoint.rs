@@ -117,9 +117,9 @@ impl Gateway {
             exchange.give_back(&identity.budgets().all());
         }
         if let Err(refused) = &answered
-            && matches!(refused.error, IdentityError::CodeRequired)
+            && matches!(refused.error, IdentityError::CodeRequired | IdentityError::EmailUnverified)
         {
-            // The password was right: only the code that follows can fail.
+            // The password was right.
             exchange.settle_cells(StatusCode::OK.as_u16());
         }
         match answered {
