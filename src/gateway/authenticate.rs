@@ -309,9 +309,9 @@ impl<'a> Verifier<'a> {
         Ok(Some(caller.clone()))
     }
 
-    /// Whoever is logged in by an access cookie and navigates to a page, by what is in memory: to be
-    /// named on a page about a request that authenticates nobody, and for nothing else. The cookie is
-    /// looked for first, since a flood of bad targets has none.
+    /// The person to name on an error page: the caller of the access cookie, if a browser asks for a
+    /// page. Reads only what is in memory. The request itself stays unauthenticated. Checks for the
+    /// cookie first, because floods of bad targets carry none.
     pub(super) fn person(&self, headers: &HeaderMap, now: u64) -> Option<Caller> {
         let mut values = cookie_values(headers, &self.names.cookie);
         let (Some(value), None) = (values.next(), values.next()) else { return None };

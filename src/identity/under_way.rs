@@ -57,8 +57,8 @@ impl<T: Send + 'static> UnderWay<T> {
     }
 }
 
-/// The domain that stands for the one of an address: its last two labels, or three below something like
-/// `co.uk` ([`SHARED`]). Whoever has a domain has all names below it.
+/// The registered domain of an address: the last two labels of its domain, or three below a suffix
+/// such as `co.uk` ([`SHARED`]). All names below it have the same owner.
 fn domain(email: &str) -> &str {
     let whole = email.rsplit_once('@').map_or(email, |(_, domain)| domain);
     let mut labels = whole.rsplit('.');

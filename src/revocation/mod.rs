@@ -27,8 +27,8 @@ use tokio_util::task::TaskTracker;
 use crate::clock::{Clock, SettledTime};
 use crate::redis::Redis;
 use crate::store::{
-    BEAT, Feed, LOWERED, LogoutTokenRow, News, OlderThan, Presence, REVOCATIONS_PAGE,
-    RevocationRow, Store, StoreError, UNDER_WAY,
+    BEAT, Feed, LOGINS_ENDED, LOWERED, LogoutTokenRow, News, OlderThan, Presence, REVOCATIONS_PAGE,
+    RevocationRow, Store, StoreError,
 };
 use crate::telemetry::metrics::Metrics;
 use crate::token::{Issuers, Revocation, RevokedBy};
@@ -390,7 +390,7 @@ impl Revocations {
         // token that was accepted after one was issued after it.
         let unknown = rows
             .iter()
-            .filter(|row| ![LOWERED, BEAT, UNDER_WAY].contains(&row.kind.as_str()))
+            .filter(|row| ![LOWERED, BEAT, LOGINS_ENDED].contains(&row.kind.as_str()))
             .filter_map(revocation)
             .filter(|revocation| !self.list.covers(revocation))
             .collect();

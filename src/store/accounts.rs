@@ -231,7 +231,7 @@ pub(super) async fn change_account(
     Ok(written.first().copied())
 }
 
-/// Ends the logins of an account that are under way at a provider. Few accounts log in at one.
+/// Ends the logins in progress of an account, if anybody logs in to it at a provider.
 pub(super) async fn end_logins(
     writing: &mut WriteTransaction,
     account: &str,

@@ -231,9 +231,9 @@ impl DatabaseFiles {
         self.damage.load(Ordering::Relaxed)
     }
 
-    /// Reads all of a database that was found damaged, and forgets the damage if there is none: SQLite
-    /// also finds some if the disk fails while it reads. What it has in memory may then be wrong, so
-    /// `renew` makes every connection anew.
+    /// Reads a database that was found damaged in full, and uses it again if it is intact: SQLite also
+    /// reports damage when a read from the disk fails. Its caches may be wrong then, so `renew` opens
+    /// new connections.
     pub(super) async fn look_again<Renewed>(
         &self,
         renew: impl FnOnce() -> Renewed,

@@ -51,9 +51,10 @@ impl Store {
         Ok(written.first().copied())
     }
 
-    /// Ends our sessions, and the logins under way, that belong to what a logout token of the provider
-    /// `issuer` names, together with the token, and returns the sessions. `revocation` is that of each, but for its value. `None`: the
-    /// token was received before, and nothing was written. Also writes nothing on an error.
+    /// Ends the sessions and the logins in progress that a logout token of the provider `issuer`
+    /// names, stores the token with them, and returns the sessions. `revocation` is that of each, but
+    /// for its value. `None`: the token was received before, and nothing was written. Also writes
+    /// nothing on an error.
     pub async fn end_sessions_once(
         &self,
         token: &LogoutTokenRow,

@@ -72,7 +72,7 @@ pub use self::mail::{LinkRow, MOST_BUSY, MailRow, NewMail};
 pub use self::personal_tokens::{AddedToken, PersonalTokenRow};
 pub use self::presence::{Feed, GATEWAY_TIMEOUT, Presence};
 pub use self::providers::{ProviderSessionRow, RecheckDue, SessionAtProvider};
-pub use self::revocations::{BEAT, News, OlderThan, REVOCATIONS_PAGE, RevocationRow, UNDER_WAY};
+pub use self::revocations::{BEAT, LOGINS_ENDED, News, OlderThan, REVOCATIONS_PAGE, RevocationRow};
 pub use self::seal::{SealError, Sealer};
 pub use self::second_factors::SecondFactor;
 pub use self::sessions::{Issued, LoginProof, MAX_AHEAD, NotRotated, SessionRow, StaleBefore};

@@ -36,8 +36,8 @@ pub(super) async fn open(database: &Postgres) -> Result<Connections, StoreError>
     connect(database)
 }
 
-/// Marks a database as an incomplete copy of the one with this id, and returns true, if it has no
-/// tables.
+/// If the database has no tables, marks it as an incomplete copy of the database `id`, and returns
+/// true.
 pub(super) async fn begin_copy(database: &Postgres, id: &str) -> Result<bool, StoreError> {
     let mut first = probe(database).await?;
     let mut transaction = begin_alone(&mut first, database).await?;

@@ -9,7 +9,7 @@ use sqlx::query::Query;
 use zeroize::Zeroizing;
 
 use super::connections::WriteTransaction;
-use super::{AccountRow, NamedThere, Store, StoreError, UNDER_WAY};
+use super::{AccountRow, LOGINS_ENDED, NamedThere, Store, StoreError};
 
 /// The part of a session that the provider knows about.
 #[derive(Clone)]
@@ -166,7 +166,7 @@ impl Store {
             .bind(began)
             .bind(person)
             .bind(session)
-            .bind(UNDER_WAY);
+            .bind(LOGINS_ENDED);
         Ok(self.write(adding).await? == 1)
     }
 
@@ -340,7 +340,7 @@ const PROVIDER_SESSION: &str = "SELECT session, account, generation, idp, issuer
 const INSERT_PERSON: &str = "INSERT INTO provider_people (issuer, subject, account, created_at) SELECT $1, $2, $3, $4 \
     WHERE NOT EXISTS (SELECT 1 FROM provider_people WHERE issuer = $1 AND account = $3) ON CONFLICT (issuer, subject) DO NOTHING";
 
-/// No row ends the logins on their way of an account that nobody has joined.
+/// Until somebody joins an account, the end of its sessions leaves no [`LOGINS_ENDED`] row.
 const REVOKED_SINCE: &str =
     "SELECT COUNT(*) FROM revocations WHERE kind = 'subject' AND value = $1 AND seq > $2";
 
@@ -449,7 +449,7 @@ mod tests {
         let third = ("https://third.test", "u-1");
         let end = revocation("subject", "a");
         store.change_account("a", AccountChange::EndSessions, end, 9).await.unwrap();
-        assert!(!store.link_person("a", third, 0, 5).await.unwrap(), "it was on its way");
+        assert!(!store.link_person("a", third, 0, 5).await.unwrap(), "it was in progress");
         let began = store.last_revocation().await.unwrap();
         assert!(store.link_person("a", third, began, 5).await.unwrap());
     }
@@ -563,7 +563,7 @@ mod tests {
 
     /// The person may have got the code long before, and who ends their sessions cannot know of it.
     #[tokio::test]
-    async fn a_login_under_way_ends_with_the_sessions_of_its_person() {
+    async fn a_login_in_progress_ends_with_the_sessions_of_its_person() {
         let folder = tempfile::tempdir().unwrap();
         let store = store(&folder).await;
         insert(&store, &account("a", "a@x.example"), "u-1").await.unwrap();

@@ -249,13 +249,13 @@ fn after(seq: i64) -> QueryAs<'static, Any, RevocationRow, AnyArguments> {
 /// The kind of a row that revokes nothing: the heartbeat of the replica that is its value.
 pub const BEAT: &str = "beat";
 
-/// The kind of a row that revokes nothing: it ends the logins at a provider that were under way when
-/// it was written. Its value is the account, or who is named at the provider.
-pub const UNDER_WAY: &str = "login";
+/// The kind of a row that revokes nothing: logins at a provider that began before it was written fail.
+/// Its value is an account, or a person or session at the provider.
+pub const LOGINS_ENDED: &str = "login";
 
-/// Ends the logins of an account, or of whoever is named at a provider, that are under way.
+/// Ends the logins in progress of an account, or of a person or session at a provider.
 pub(super) fn end_of_logins(value: String, now: i64) -> RevocationRow {
-    let kind = UNDER_WAY.to_owned();
+    let kind = LOGINS_ENDED.to_owned();
     RevocationRow { kind, value, scope: "*".to_owned(), revoked_at: now, seq: 0 }
 }
 

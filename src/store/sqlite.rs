@@ -36,8 +36,8 @@ pub(super) async fn open(path: &Path, is_first: bool) -> Result<Connections, Sto
     Ok(connections)
 }
 
-/// Marks the database at this path as an incomplete copy of the one with this id, and returns
-/// true, if it has no tables. Creates it if there is none.
+/// If the database has no tables, marks it as an incomplete copy of the database `id`, and returns
+/// true. Creates the file if it is missing.
 pub(super) async fn begin_copy(path: &Path, id: &str) -> Result<bool, StoreError> {
     let Alone { mut first, files, _lock } = open_alone(path, true).await?;
     let (tables, _) = count_tables(&mut first).await?;

@@ -174,9 +174,9 @@ impl Identity {
         Ok(Outcome::Sessions(Box::new(sessions)))
     }
 
-    /// The sessions of an account, and how many others there are: for one request at a time, unless
-    /// it waits for long. Whoever has opened thousands would otherwise use all connections to the
-    /// store, which logins need.
+    /// The sessions of an account, and how many more there are. Requests for the same account take
+    /// turns: an account with thousands of sessions could otherwise keep every connection to the store
+    /// busy, and logins would wait.
     pub(super) async fn sessions_of(
         &self,
         account: &str,
