@@ -243,7 +243,6 @@ async fn codes_are_not_checked_after_many_wrong_ones() {
     login(&gateway, None).await.is(401, "code_required");
 }
 
-/// A clock that was two days ahead refused every code of the app.
 /// Otherwise, people behind one address would use up its failures by logging in.
 #[tokio::test]
 async fn a_right_password_without_a_code_is_no_failure() {
@@ -255,6 +254,7 @@ async fn a_right_password_without_a_code_is_no_failure() {
     assert_eq!(login(&gateway, Some(&code(&secret, 0))).await.status, 200);
 }
 
+/// A clock that was two days ahead refused every code of the app.
 #[tokio::test]
 async fn codes_are_checked_again_once_the_clock_is_right() {
     let gateway = Gateway::start(OFFERED).await;
