@@ -203,10 +203,11 @@ impl Identity {
         let (identity, session, policy) = (Arc::clone(self), session.clone(), Arc::clone(policy));
         let ending = async move {
             let mut given_up = std::pin::pin!(identity.given_up());
+            let mut wait = LOOK_EVERY;
             loop {
                 tokio::select! {
                     () = &mut given_up => return,
-                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                    () = tokio::time::sleep(wait) => wait = WAIT.min(wait * 2),
                 }
                 match identity.end_from_provider(&session, &policy).await {
                     Ok(()) => return,
@@ -364,7 +365,7 @@ const HOLD_EVERY: Duration = Duration::from_secs(20);
 /// How many intervals a session in doubt continues.
 const INTERVALS_IN_DOUBT: u32 = 4;
 
-/// How long a session waits while its provider is away, at most.
+/// How long a session waits while its provider or the store is away, at most.
 const WAIT: Duration = Duration::from_secs(15);
 
 /// How long a session waits whose provider is in no section of the file, in seconds.
