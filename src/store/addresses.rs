@@ -54,7 +54,9 @@ impl Store {
         let gone = give_way(&mut writing, &account.email, unconfirmed, now).await?;
         let mut is_added = insert_account(&mut writing, account).await?;
         if let (true, Some(person)) = (is_added, person) {
-            is_added = bind_person(&mut writing, &account.id, person, now).await?;
+            // Nothing was issued to it yet.
+            let whose = (&*account.id, i64::MAX);
+            is_added = bind_person(&mut writing, whose, person, now).await?;
         }
         if !is_added {
             return Ok(Err(AddressTaken));

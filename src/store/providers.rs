@@ -117,9 +117,7 @@ impl Store {
         now: i64,
     ) -> Result<bool, StoreError> {
         let mut writing = self.connections.write().await?;
-        let asking = sqlx::query_as(REVOKED_SINCE).bind(account).bind(began);
-        let (revoked,): (i64,) = writing.one(asking).await?;
-        let is_linked = revoked == 0 && bind_person(&mut writing, account, person, now).await?;
+        let is_linked = bind_person(&mut writing, (account, began), person, now).await?;
         writing.commit().await?;
         Ok(is_linked)
     }
@@ -309,11 +307,11 @@ pub(super) fn forget_provider_session(session: &str) -> Query<'_, Any, AnyArgume
     sqlx::query("DELETE FROM provider_sessions WHERE session = $1").bind(session)
 }
 
-/// Lets a person of a provider log in to an account, in a transaction that the caller commits. Returns
-/// false if the person already has one, or if another person of this provider has that one.
+/// Lets a person of a provider log in to an account, in a transaction that the caller commits: see
+/// [`Store::link_person`].
 pub(super) async fn bind_person(
     writing: &mut WriteTransaction,
-    account: &str,
+    (account, began): (&str, i64),
     (issuer, subject): (&str, &str),
     now: i64,
 ) -> Result<bool, StoreError> {
@@ -321,7 +319,8 @@ pub(super) async fn bind_person(
         .bind(issuer.to_owned())
         .bind(subject.to_owned())
         .bind(account.to_owned())
-        .bind(now);
+        .bind(now)
+        .bind(began);
     Ok(writing.execute(binding).await? == 1)
 }
 
@@ -336,13 +335,11 @@ const INSERT_PROVIDER_SESSION: &str = "INSERT INTO provider_sessions (session, a
 
 const PROVIDER_SESSION: &str = "SELECT session, account, generation, idp, issuer, subject, sid, tokens, created_at, due_at FROM provider_sessions WHERE session = $1";
 
-/// Two subjects of an issuer are two people, so they share no account.
+/// Two subjects of an issuer are two people, so they share no account. Until somebody joins an account,
+/// the end of its sessions leaves no [`LOGINS_ENDED`] row: what was issued to it is revoked.
 const INSERT_PERSON: &str = "INSERT INTO provider_people (issuer, subject, account, created_at) SELECT $1, $2, $3, $4 \
-    WHERE NOT EXISTS (SELECT 1 FROM provider_people WHERE issuer = $1 AND account = $3) ON CONFLICT (issuer, subject) DO NOTHING";
-
-/// Until somebody joins an account, the end of its sessions leaves no [`LOGINS_ENDED`] row.
-const REVOKED_SINCE: &str =
-    "SELECT COUNT(*) FROM revocations WHERE kind = 'subject' AND value = $1 AND seq > $2";
+    WHERE NOT EXISTS (SELECT 1 FROM provider_people WHERE issuer = $1 AND account = $3) \
+    AND NOT EXISTS (SELECT 1 FROM revocations WHERE kind = 'subject' AND value = $3 AND seq > $5) ON CONFLICT (issuer, subject) DO NOTHING";
 
 const ACCOUNT_OF_PERSON: &str = "SELECT accounts.* FROM accounts JOIN provider_people ON provider_people.account = accounts.id \
     WHERE provider_people.issuer = $1 AND provider_people.subject = $2";
