@@ -109,7 +109,8 @@ impl Accounts {
         policy: &Policy,
         now: u64,
     ) -> Result<(), AccountError> {
-        self.change(id, AccountChange::Roles(&roles.join(" ")), policy, now).await
+        let change = AccountChange::Roles { roles: &roles.join(" "), began: i64::MAX };
+        self.change(id, change, policy, now).await
     }
 
     /// Disables an account and ends its sessions, or enables it again.
@@ -301,7 +302,7 @@ impl Accounts {
         self.store.last_import().await
     }
 
-    async fn change(
+    pub(super) async fn change(
         &self,
         id: &str,
         change: AccountChange<'_>,

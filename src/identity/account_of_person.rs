@@ -5,9 +5,10 @@ use uuid::Uuid;
 
 use super::account::{AccountError, Accounts, NewAccount};
 use super::addresses::unconfirmed;
+use super::error::{IdentityError, NoLogin};
 use super::provider::Person;
 use super::{Email, Policy};
-use crate::store::{AccountRow, StoreError, Unconfirmed};
+use crate::store::{AccountChange, AccountRow, StoreError, Unconfirmed};
 use crate::telemetry::log::AUDIT;
 
 /// A person of a provider.
@@ -87,19 +88,33 @@ impl Accounts {
     /// Gives an account the roles that the provider says, which takes effect at once: what was
     /// issued with other roles is revoked, and sessions continue. Name and address follow the
     /// provider too, unless the account also has a password, so that its owner manages them here.
+    ///
+    /// `began`: the number of the last revocation when the provider was asked.
+    ///
+    /// # Errors
+    /// [`NoLogin::Changed`] if the account got other roles since the provider was asked: its answer is
+    /// perhaps the older one.
     pub(super) async fn bring_up_to_date(
         &self,
         mut account: AccountRow,
-        person: &Person,
+        (person, began): (&Person, i64),
         policy: &Policy,
         now: u64,
-    ) -> Result<AccountRow, AccountError> {
-        if let Some(roles) = &person.roles {
-            let mut current: Vec<&str> = account.roles.split_whitespace().collect();
-            current.sort_unstable();
-            if current != *roles {
-                self.set_roles(&account.id, roles, policy, now).await?;
-                account.roles = roles.join(" ");
+    ) -> Result<AccountRow, IdentityError> {
+        if let Some(roles) = &person.roles
+            && !has(&account, roles)
+        {
+            let joined = roles.join(" ");
+            let change = AccountChange::Roles { roles: &joined, began };
+            match self.change(&account.id, change, policy, now).await {
+                Ok(()) => account.roles = joined,
+                Err(AccountError::Unknown) => {
+                    // Another tab may have brought the same roles.
+                    let current = self.by_id(&account.id).await?;
+                    let current = current.filter(|current| has(current, roles));
+                    account = current.ok_or(IdentityError::Login(NoLogin::Changed))?;
+                }
+                Err(error) => return Err(error.into()),
             }
         }
         if !account.password.is_empty() {
@@ -121,11 +136,18 @@ impl Accounts {
                 Err(AccountError::Taken) => {
                     tracing::warn!(target: AUDIT, { account = account.id, reason = "address_taken" }, "email_not_changed");
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(account)
     }
+}
+
+/// Whether an account has these roles, which are in order, and no others.
+fn has(account: &AccountRow, roles: &[String]) -> bool {
+    let mut current: Vec<&str> = account.roles.split_whitespace().collect();
+    current.sort_unstable();
+    current == *roles
 }
 
 /// The account of a person who logs in for the first time.
@@ -168,3 +190,52 @@ pub fn is_unconfirmed(account: &AccountRow) -> bool {
 }
 
 const NO_ADDRESS: &str = "no-address.invalid";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::policy::tests::policy;
+    use crate::store::{Store, test_settings};
+
+    fn person(role: &str) -> Person {
+        Person {
+            subject: "u-1".into(),
+            email: None,
+            email_verified: false,
+            name: None,
+            roles: Some(vec![role.into()]),
+            first_roles: vec![role.into()],
+            acr: String::new(),
+            auth_time: None,
+            sid: None,
+            allowed: Ok(()),
+        }
+    }
+
+    /// The provider is asked about a person by a login and, a little later, by a check of another
+    /// session. The answers arrive in the other order.
+    #[tokio::test]
+    async fn an_older_answer_does_not_bring_back_roles() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&test_settings(folder.path())).await.unwrap();
+        let (accounts, policy) = (Accounts::new(store.clone(), None), policy());
+        let (before, after) = (person("admin"), person("user"));
+        let whose = AccountOfPerson { issuer: "https://login.test", person: &before };
+        let account = accounts.add_person(&whose, &policy, 100).await.unwrap().unwrap();
+        let keep = async |person: &Person, began| {
+            accounts.bring_up_to_date(account.clone(), (person, began), &policy, 200).await
+        };
+        let began = store.last_revocation().await.unwrap();
+        assert_eq!(keep(&after, began).await.unwrap().roles, "user");
+        let older = accounts.of_person(&whose).await.unwrap().unwrap();
+        let older = accounts.bring_up_to_date(older, (&before, began), &policy, 200).await;
+        assert!(matches!(older, Err(IdentityError::Login(NoLogin::Changed))), "{older:?}");
+        // Another tab brings the same, and has read the account before.
+        assert_eq!(keep(&after, began).await.unwrap().roles, "user");
+        assert_eq!(accounts.of_person(&whose).await.unwrap().unwrap().roles, "user");
+        let began = store.last_revocation().await.unwrap();
+        let account = accounts.of_person(&whose).await.unwrap().unwrap();
+        let given = accounts.bring_up_to_date(account, (&before, began), &policy, 200).await;
+        assert_eq!(given.unwrap().roles, "admin", "the provider was asked later");
+    }
+}

@@ -254,8 +254,8 @@ pub enum NoLogin {
     /// The account is disabled.
     #[error("the account is disabled")]
     Disabled,
-    /// The account was changed while its password was checked.
-    #[error("the account changed during the login")]
+    /// The account was changed while its password was checked, or its provider was asked.
+    #[error("the account was changed meanwhile")]
     Changed,
     /// The code is wrong.
     #[error("the code is wrong")]

@@ -43,7 +43,13 @@ impl std::fmt::Debug for AccountRow {
 #[derive(Clone, Debug)]
 pub enum AccountChange<'a> {
     /// Sets other roles. Sessions continue, and get the new roles with their next token.
-    Roles(&'a str),
+    Roles {
+        /// The roles, separated by spaces.
+        roles: &'a str,
+        /// The number of the last revocation when they were asked for: nothing is changed if what was
+        /// issued to the account was revoked after it, because the answer is then perhaps older.
+        began: i64,
+    },
     /// Disables the account (no login, no session), or enables it again.
     Disabled(bool),
     /// Sets another password and ends every session, but only if the account still has the
@@ -189,7 +195,7 @@ impl Store {
 }
 
 /// Changes an account and writes the revocation, in a transaction that the caller commits. `None`:
-/// the account does not exist, no longer has that generation, or another one has the address.
+/// the account does not exist, has changed since, or another one has the address.
 pub(super) async fn change_account(
     writing: &mut WriteTransaction,
     id: &str,
@@ -202,8 +208,8 @@ pub(super) async fn change_account(
         AccountChange::Disabled(_) | AccountChange::Password { .. } | AccountChange::EndSessions
     );
     let statement = match change {
-        AccountChange::Roles(roles) => {
-            sqlx::query_as(SET_ROLES).bind(now).bind(id).bind(roles.to_owned())
+        AccountChange::Roles { roles, began } => {
+            sqlx::query_as(SET_ROLES).bind(now).bind(id).bind(roles.to_owned()).bind(began)
         }
         AccountChange::Disabled(disabled) => {
             sqlx::query_as(SET_DISABLED).bind(now).bind(id).bind(i16::from(disabled))
@@ -278,7 +284,8 @@ const INSERT: &str = "INSERT INTO accounts (id, email, name, password, roles, di
 
 /// The cut-off covers every token of the account: a token that was issued past an earlier cut-off
 /// has an `iat` ahead of the current time.
-const SET_ROLES: &str = "UPDATE accounts SET not_before = CASE WHEN issued_at > $1 THEN issued_at ELSE $1 END, roles = $3 WHERE id = $2 RETURNING not_before";
+const SET_ROLES: &str = "UPDATE accounts SET not_before = CASE WHEN issued_at > $1 THEN issued_at ELSE $1 END, roles = $3 \
+    WHERE id = $2 AND NOT EXISTS (SELECT 1 FROM revocations WHERE kind = 'subject' AND value = $2 AND seq > $4) RETURNING not_before";
 
 const SET_DISABLED: &str = "UPDATE accounts SET not_before = CASE WHEN issued_at > $1 THEN issued_at ELSE $1 END, \
     generation = generation + 1, disabled = $3 WHERE id = $2 RETURNING not_before";
@@ -378,7 +385,7 @@ pub(super) mod tests {
         store.insert_account(&account("a", "a@x.example")).await.unwrap();
         let mut latest = 0;
         for (change, ends, opens) in [
-            (AccountChange::Roles("admin"), false, true),
+            (AccountChange::Roles { roles: "admin", began: i64::MAX }, false, true),
             (AccountChange::Password { hash: "new", generation: 0 }, true, true),
             (AccountChange::EndSessions, true, true),
             (AccountChange::Disabled(true), true, false),
@@ -472,7 +479,12 @@ pub(super) mod tests {
         store.insert_account(&account("a", "a@x.example")).await.unwrap();
         store.open_session(&session("s", 0), "=x").await.unwrap().unwrap();
         store
-            .change_account("a", AccountChange::Roles("admin"), revocation("subject", "a"), 3_700)
+            .change_account(
+                "a",
+                AccountChange::Roles { roles: "admin", began: i64::MAX },
+                revocation("subject", "a"),
+                3_700,
+            )
             .await
             .unwrap()
             .unwrap();

@@ -267,7 +267,7 @@ mod tests {
         log_in(&store, "a").await;
         stays("used", &gives_way()).await;
         for change in [
-            AccountChange::Roles("admin"),
+            AccountChange::Roles { roles: "admin", began: i64::MAX },
             AccountChange::Disabled(true),
             AccountChange::Password { hash: "of an operator", generation: 0 },
         ] {

@@ -346,7 +346,7 @@ mod tests {
         store.add_personal_token(&token("1", "laptop"), (None, 0), 9).await.unwrap();
         let (used, issued) = store.use_personal_token("1", "=x", 90_000).await.unwrap().unwrap();
         assert_eq!((used.roles.as_deref(), issued.issued_at), (Some("user"), 90_000));
-        let change = AccountChange::Roles("user");
+        let change = AccountChange::Roles { roles: "user", began: i64::MAX };
         let cutoff =
             store.change_account("a", change, revocation("subject", "a"), 80_000).await.unwrap();
         assert_eq!(cutoff, Some(90_000), "the cut-off covers it although the clock was set back");

@@ -575,7 +575,7 @@ mod tests {
         for (number, is_ended) in [false, false, true, true, true, true, true].iter().enumerate() {
             let began = store.last_revocation().await.unwrap();
             match number {
-                0 => change(AccountChange::Roles("admin")).await,
+                0 => change(AccountChange::Roles { roles: "admin", began: i64::MAX }).await,
                 1 => {
                     end("1", "https://other.test", NamedThere::Person("u-1")).await;
                     end("2", ISSUER, NamedThere::Session("u-1")).await;

@@ -52,7 +52,7 @@ impl Identity {
         let person = self.weighed(provider, person, policy).await?;
         if let Err(cause) = &person.allowed {
             tracing::warn!(login = &*provider.settings().name, %cause, "a person may not log in");
-            self.take_away(provider, &person, policy).await?;
+            self.take_away(provider, (&person, began), policy).await?;
             return Err(IdentityError::NotAllowed(cause.clone()));
         }
         let now = self.clock.unix_time();
@@ -132,7 +132,8 @@ impl Identity {
         for _ in 0..3 {
             let whose = AccountOfPerson { issuer: &settings.issuer, person };
             if let Some(account) = self.accounts.of_person(&whose).await? {
-                return Ok(self.accounts.bring_up_to_date(account, person, policy, now).await?);
+                let told = (person, began);
+                return self.accounts.bring_up_to_date(account, told, policy, now).await;
             }
             if let Some(account) = self.accounts.add_person(&whose, policy, now).await? {
                 let how = (&*settings.name, "");

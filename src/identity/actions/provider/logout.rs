@@ -95,9 +95,10 @@ impl Identity {
     pub(super) async fn take_away(
         &self,
         provider: &Provider,
-        person: &Person,
+        told: (&Person, i64),
         policy: &Policy,
     ) -> Result<(), IdentityError> {
+        let (person, _) = told;
         let issuer = &provider.settings().issuer;
         for session in self.store.sessions_of_person(issuer, &person.subject).await? {
             // Another section of this issuer may still let them in.
@@ -107,20 +108,21 @@ impl Identity {
             }
         }
         // Personal access tokens outlive sessions.
-        self.bring_up_to_date(provider, person, policy).await
+        self.bring_up_to_date(provider, told, policy).await
     }
 
-    /// Gives the account of a person who logged in earlier what the provider says now.
+    /// Gives the account of a person who logged in earlier what the provider says.
     pub(super) async fn bring_up_to_date(
         &self,
         provider: &Provider,
-        person: &Person,
+        told: (&Person, i64),
         policy: &Policy,
     ) -> Result<(), IdentityError> {
+        let (person, _) = told;
         let whose = AccountOfPerson { issuer: &provider.settings().issuer, person };
         if let Some(account) = self.accounts.of_person(&whose).await? {
             let now = self.clock.unix_seconds();
-            self.accounts.bring_up_to_date(account, person, policy, now).await?;
+            self.accounts.bring_up_to_date(account, told, policy, now).await?;
         }
         Ok(())
     }

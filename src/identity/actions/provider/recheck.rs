@@ -158,6 +158,7 @@ impl Identity {
             return Ok(self.end_from_provider(session, policy).await?);
         }
         let last_id = tokens.id.clone();
+        let began = self.store.last_revocation().await?;
         let renewed = match self.renew_patiently(provider, sid, tokens).await {
             Some(Ok(renewed)) => renewed,
             Some(Err(failed)) if failed.error.is_invalid_grant() => {
@@ -182,11 +183,11 @@ impl Identity {
         if let Some(person) = person {
             let person = self.weighed(provider, person, policy).await?;
             match &person.allowed {
-                Ok(()) => self.bring_up_to_date(provider, &person, policy).await?,
+                Ok(()) => self.bring_up_to_date(provider, (&person, began), policy).await?,
                 Err(cause) => {
                     let login = &*provider.settings().name;
                     tracing::warn!(login, sid, %cause, "a person may no longer log in");
-                    return Ok(self.take_away(provider, &person, policy).await?);
+                    return Ok(self.take_away(provider, (&person, began), policy).await?);
                 }
             }
         }
