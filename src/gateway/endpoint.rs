@@ -8,6 +8,7 @@ use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 
 use super::Gateway;
+use super::authenticate::Caller;
 use super::authorize::Permit;
 use super::body::{Body, ClientBody, RequestBody};
 use super::exchange::{Exchange, count};
@@ -17,10 +18,12 @@ use super::observer::Observer;
 use super::refusal::Refusal;
 use super::route::{NoRoute, Route};
 use super::snapshot::Snapshot;
-use crate::identity::endpoints::{Action, Budget};
+use super::streams::End;
+use crate::identity::endpoints::{Action, Budget, CallerNeeded};
 use crate::identity::request::{LONGEST_BODY, account_named};
 use crate::identity::{Identity, IdentityError, Mount, Policy, Registration, Request};
 use crate::limit::{Cell, Exceeded, KeyKind, Limit};
+use crate::reason::Reason;
 use crate::token::VerifiedToken;
 
 impl Gateway {
@@ -69,6 +72,7 @@ impl Gateway {
             return Err(NoRoute::NotFound.into());
         };
         let (endpoint, origin) = (matched.endpoint(), matched.origin());
+        let (caller, rejected) = self.still_accepted(endpoint.caller, caller, rejected)?;
         let token = caller.as_ref().map(|caller| &***caller.token());
         if token.is_some_and(VerifiedToken::is_personal) && !endpoint.takes_personal_tokens() {
             // Nothing is counted: its holder must not use up what its owner needs to revoke it.
@@ -132,6 +136,24 @@ impl Gateway {
                 }
                 _ => Refusal::Identity(refused),
             }),
+        }
+    }
+
+    /// Looks again whether the caller's token is revoked, as its body may have taken long. An endpoint
+    /// that a caller is welcome at goes on without one, as if the request had just arrived.
+    fn still_accepted(
+        &self,
+        needed: CallerNeeded,
+        caller: Option<Caller>,
+        rejected: Option<Box<Refusal>>,
+    ) -> Result<(Option<Caller>, Option<Box<Refusal>>), Refusal> {
+        if !caller.as_ref().is_some_and(|caller| self.streams.is_revoked(caller.token())) {
+            return Ok((caller, rejected));
+        }
+        let refusal = Refusal::Ended { reason: Reason::TokenRevoked, why: End::Revoked.as_str() };
+        match needed {
+            CallerNeeded::Yes => Err(refusal),
+            CallerNeeded::Welcome | CallerNeeded::No => Ok((None, Some(Box::new(refusal)))),
         }
     }
 

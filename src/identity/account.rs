@@ -143,9 +143,18 @@ impl Accounts {
     }
 
     /// Deletes an account, its sessions and everything else that belongs to it, and revokes its
-    /// tokens.
-    pub async fn delete(&self, id: &str, policy: &Policy, now: u64) -> Result<(), AccountError> {
-        self.change(id, AccountChange::Delete, policy, now).await
+    /// tokens. `generation`: only while the account has it.
+    ///
+    /// # Errors
+    /// [`AccountError::Unknown`] also if it has another generation.
+    pub async fn delete(
+        &self,
+        id: &str,
+        generation: Option<i64>,
+        policy: &Policy,
+        now: u64,
+    ) -> Result<(), AccountError> {
+        self.change(id, AccountChange::Delete(generation), policy, now).await
     }
 
     /// Makes a link with this token valid: it sets a new password for the account. An operator

@@ -99,6 +99,9 @@ pub enum IdentityError {
     /// No valid credentials of an account.
     #[error("no credentials of an account were sent")]
     NoCaller,
+    /// The caller's token was revoked after it was accepted.
+    #[error("the token was revoked while the request was handled")]
+    TokenRevoked,
     /// An account has had too many wrong passwords.
     #[error("limit `{limit}` is exceeded")]
     Limited {
@@ -151,6 +154,7 @@ impl IdentityError {
             | Self::NoProvider => Reason::RouteNotFound,
             Self::PersonalToken => Reason::ScopeMissing,
             Self::NoCaller | Self::NothingToEnd(_) => Reason::CredentialsMissing,
+            Self::TokenRevoked => Reason::TokenRevoked,
             Self::Limited { .. } => Reason::RateLimited,
             Self::Overloaded(_) | Self::MailFull(_) => Reason::Overloaded,
             Self::Store(_) | Self::Keys(_) | Self::Stopping => Reason::StoreUnavailable,
@@ -308,6 +312,7 @@ impl From<NotEnrolled> for IdentityError {
         match error {
             NotEnrolled::Already => Self::Request(RequestFault::SecondFactor),
             NotEnrolled::Code => Self::Login(NoLogin::Code),
+            NotEnrolled::Changed => Self::TokenRevoked,
             NotEnrolled::Random(_) => Self::Overloaded(HashError::Failed),
             NotEnrolled::Store(error) => Self::Store(error),
         }

@@ -12,7 +12,7 @@ use qrcode::{Color, EcLevel, QrCode};
 use zeroize::Zeroizing;
 
 use super::link::NoRandom;
-use crate::store::{Store, StoreError};
+use crate::store::{AccountRow, Store, StoreError};
 
 /// The second factors of all accounts.
 #[derive(Debug)]
@@ -51,6 +51,9 @@ pub enum NotEnrolled {
     /// The account already has one.
     #[error("the account already has a second factor")]
     Already,
+    /// The sessions of the account have ended since it was read.
+    #[error("the sessions of the account have ended in the meantime")]
+    Changed,
     /// The code does not prove that the app has the secret.
     #[error("the code is wrong, or no setup is in progress")]
     Code,
@@ -100,56 +103,55 @@ impl SecondFactors {
         Ok(self.store.second_factor_owners().await?.into_iter().collect())
     }
 
-    /// Makes a secret for an account, labelled `email` at `site` in the app. Logins require no
-    /// codes until the first one is confirmed.
+    /// Makes a secret for an account, labelled with its address at `site` in the app. Logins require
+    /// no codes until the first one is confirmed.
     pub async fn begin(
         &self,
-        account: &str,
+        account: &AccountRow,
         site: &str,
-        email: &str,
         now: Duration,
     ) -> Result<Enrolment, NotEnrolled> {
         let mut secret = Zeroizing::new([0; SECRET]);
         rand::fill(secret.as_mut()).map_err(|_| NoRandom)?;
-        if !self
-            .store
-            .begin_second_factor(account, secret.as_ref(), now.as_secs().cast_signed())
-            .await?
-        {
-            return Err(NotEnrolled::Already);
+        let of = (account.id.as_str(), account.generation);
+        let now = now.as_secs().cast_signed();
+        if self.store.begin_second_factor(of, secret.as_ref(), now).await? {
+            Ok(Enrolment::new(secret.as_ref(), site, &account.email))
+        } else if self.has(&account.id).await? {
+            Err(NotEnrolled::Already)
+        } else {
+            Err(NotEnrolled::Changed)
         }
-        Ok(Enrolment::new(secret.as_ref(), site, email))
     }
 
     /// The unconfirmed secret of an account, if there is one.
     pub async fn begun(
         &self,
-        account: &str,
+        account: &AccountRow,
         site: &str,
-        email: &str,
     ) -> Result<Option<Enrolment>, StoreError> {
-        let factor = self.store.second_factor(account).await?.filter(|factor| !factor.is_confirmed);
-        Ok(factor.map(|factor| Enrolment::new(&factor.secret, site, email)))
+        let factor = self.store.second_factor(&account.id).await?;
+        let begun = factor.filter(|factor| !factor.is_confirmed);
+        Ok(begun.map(|factor| Enrolment::new(&factor.secret, site, &account.email)))
     }
 
     /// Confirms the secret with a code of the app. From now on logins require codes. Returns the
     /// recovery codes, which are shown only once.
     pub async fn confirm(
         &self,
-        account: &str,
+        account: &AccountRow,
         code: &str,
         now: Duration,
     ) -> Result<Vec<Zeroizing<String>>, NotEnrolled> {
-        let factor = self.store.second_factor(account).await?.ok_or(NotEnrolled::Code)?;
+        let factor = self.store.second_factor(&account.id).await?.ok_or(NotEnrolled::Code)?;
         if factor.is_confirmed {
             return Err(NotEnrolled::Already);
         }
         let step = step_of(code, &factor.secret, now, factor.last_step).ok_or(NotEnrolled::Code)?;
-        let (codes, digests) = self.new_codes(account)?;
-        let confirmed = self
-            .store
-            .confirm_second_factor(account, &factor, step, &digests, now.as_secs().cast_signed())
-            .await?;
+        let (codes, digests) = self.new_codes(&account.id)?;
+        let of = (account.id.as_str(), account.generation);
+        let now = now.as_secs().cast_signed();
+        let confirmed = self.store.confirm_second_factor(of, &factor, step, &digests, now).await?;
         if confirmed { Ok(codes) } else { Err(NotEnrolled::Code) }
     }
 
@@ -157,11 +159,17 @@ impl SecondFactors {
     /// require no code.
     pub async fn renew_codes(
         &self,
-        account: &str,
+        account: &AccountRow,
     ) -> Result<Option<Vec<Zeroizing<String>>>, NotEnrolled> {
-        let (codes, digests) = self.new_codes(account)?;
-        let are_replaced = self.store.replace_recovery_codes(account, &digests).await?;
-        Ok(are_replaced.then_some(codes))
+        let (codes, digests) = self.new_codes(&account.id)?;
+        let of = (account.id.as_str(), account.generation);
+        if self.store.replace_recovery_codes(of, &digests).await? {
+            Ok(Some(codes))
+        } else if self.has(&account.id).await? {
+            Err(NotEnrolled::Changed)
+        } else {
+            Ok(None)
+        }
     }
 
     /// New recovery codes and their digests.
@@ -201,9 +209,10 @@ impl SecondFactors {
         Ok(if is_right { Checked::Right } else { Checked::Wrong })
     }
 
-    /// Removes the second factor of an account. Returns false if it has none.
-    pub async fn remove(&self, account: &str) -> Result<bool, StoreError> {
-        self.store.remove_second_factor(account).await
+    /// Removes the second factor of an account; if a generation is given, only while the account has
+    /// it. Returns false if there is none to remove.
+    pub async fn remove(&self, account: &str, generation: Option<i64>) -> Result<bool, StoreError> {
+        self.store.remove_second_factor(account, generation).await
     }
 
     /// The digest of a recovery code that the store keeps. With 80 random bits, it need not be
@@ -390,13 +399,13 @@ mod tests {
     async fn enrolled(folder: &tempfile::TempDir) -> (Arc<SecondFactors>, String, Vec<u8>) {
         let store = Store::open(&test_settings(folder.path())).await.unwrap();
         let new = NewAccount::verified("ann@example.com");
-        let id = Accounts::new(store.clone(), None).add(new, NOW.as_secs()).await.unwrap().id;
+        let account = Accounts::new(store.clone(), None).add(new, NOW.as_secs()).await.unwrap();
         let factors = SecondFactors::new(store.clone());
-        factors.begin(&id, "site", "ann@example.com", NOW).await.unwrap();
-        let secret = store.second_factor(&id).await.unwrap().unwrap().secret.to_vec();
+        factors.begin(&account, "site", NOW).await.unwrap();
+        let secret = store.second_factor(&account.id).await.unwrap().unwrap().secret.to_vec();
         let code = code_of(&secret, NOW.saturating_sub(Duration::from_secs(STEP)));
-        factors.confirm(&id, &code, NOW).await.unwrap();
-        (Arc::new(factors), id, secret)
+        factors.confirm(&account, &code, NOW).await.unwrap();
+        (Arc::new(factors), account.id, secret)
     }
 
     fn code_of(secret: &[u8], at: Duration) -> String {

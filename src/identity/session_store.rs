@@ -226,7 +226,7 @@ impl SessionStore {
     }
 
     /// The session that a new personal access token is bound to in the database. `None`: it is not
-    /// there, and the caller has just found it alive.
+    /// there, and only the generation of the account tells whether it has ended.
     pub(super) fn bound<'s>(&self, session: &'s str) -> Option<&'s str> {
         self.redis.is_none().then_some(session)
     }

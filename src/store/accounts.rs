@@ -68,8 +68,9 @@ pub enum AccountChange<'a> {
     Email(&'a str),
     /// Sets another display name. Sessions continue, and get the new name with their next token.
     Name(Option<&'a str>),
-    /// Deletes the account with everything that belongs to it.
-    Delete,
+    /// Deletes the account with everything that belongs to it; if a generation is given, only while
+    /// the account has it, as for a password.
+    Delete(Option<i64>),
 }
 
 impl Store {
@@ -224,7 +225,9 @@ pub(super) async fn change_account(
         AccountChange::Name(name) => {
             sqlx::query_as(SET_NAME).bind(now).bind(id).bind(name.map(str::to_owned))
         }
-        AccountChange::Delete => sqlx::query_as(DELETE).bind(now).bind(id),
+        AccountChange::Delete(generation) => {
+            sqlx::query_as(DELETE).bind(now).bind(id).bind(generation)
+        }
     };
     let changed: Option<(i64,)> = writing.first(statement).await?;
     let Some((not_before,)) = changed else { return Ok(None) };
@@ -302,7 +305,8 @@ const SET_EMAIL: &str = "UPDATE accounts SET not_before = CASE WHEN issued_at > 
 const SET_NAME: &str = "UPDATE accounts SET not_before = CASE WHEN issued_at > $1 THEN issued_at ELSE $1 END, name = $3 WHERE id = $2 RETURNING not_before";
 
 /// Rows of other tables that name the account are deleted with it.
-const DELETE: &str = "DELETE FROM accounts WHERE id = $2 RETURNING CASE WHEN issued_at > $1 THEN issued_at ELSE $1 END";
+const DELETE: &str = "DELETE FROM accounts WHERE id = $2 AND ($3 IS NULL OR generation = $3) \
+    RETURNING CASE WHEN issued_at > $1 THEN issued_at ELSE $1 END";
 
 #[cfg(test)]
 pub(super) mod tests {

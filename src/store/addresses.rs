@@ -133,7 +133,8 @@ async fn give_way(
         writing.first(sqlx::query_as(UNCONFIRMED).bind(email.to_owned())).await?;
     let Some((account,)) = found else { return Ok(None) };
     let revocation = RevocationRow { value: account.clone(), ..revocation.clone() };
-    let deleted = change_account(writing, &account, AccountChange::Delete, revocation, now).await?;
+    let deleted =
+        change_account(writing, &account, AccountChange::Delete(None), revocation, now).await?;
     Ok(deleted.map(|cutoff| Gone { account, cutoff }))
 }
 
@@ -203,12 +204,15 @@ mod tests {
             assert_eq!(store.account("squatter").await.unwrap(), None);
             assert!(store.account_of_link("link", "verify", 2).await.unwrap().is_none());
             assert!(store.second_factor("squatter").await.unwrap().is_none());
-            store.change_account("own", AccountChange::Delete, revocation("own"), 3).await.unwrap();
+            store
+                .change_account("own", AccountChange::Delete(None), revocation("own"), 3)
+                .await
+                .unwrap();
         };
         let squat = async || {
             assert!(store.insert_account(&squatter).await.unwrap());
             assert!(store.insert_link(&link, 0, 5).await.unwrap());
-            assert!(store.begin_second_factor("squatter", b"secret", 1).await.unwrap());
+            assert!(store.begin_second_factor(("squatter", 0), b"secret", 1).await.unwrap());
         };
         squat().await;
         is_gone(store.insert_account_over(&own, None, &gives_way()).await.unwrap().unwrap()).await;
@@ -250,7 +254,10 @@ mod tests {
             let moved = store.set_email("own", EMAIL, (revocation("own"), unconfirmed), 2).await;
             assert_eq!(moved.unwrap(), None, "{what}");
             for id in ["own", "a"] {
-                store.change_account(id, AccountChange::Delete, revocation(id), 3).await.unwrap();
+                store
+                    .change_account(id, AccountChange::Delete(None), revocation(id), 3)
+                    .await
+                    .unwrap();
             }
         };
         let plain = account("a", EMAIL);

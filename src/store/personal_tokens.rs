@@ -337,6 +337,11 @@ mod tests {
         let change = AccountChange::EndSessions;
         store.change_account("a", change, revocation("subject", "a"), 200).await.unwrap();
         assert_eq!(add("3", "a").await, AddedToken::NoAccount);
+        // Where sessions are elsewhere, the generation tells.
+        for (generation, added) in [(0, AddedToken::NoAccount), (1, AddedToken::Added)] {
+            let bound = (None, generation);
+            assert_eq!(store.add_personal_token(&token("4", "4"), bound, 9).await.unwrap(), added);
+        }
     }
 
     /// What was issued for a token ends with every cut-off, and the next use is past it.

@@ -43,24 +43,25 @@ impl Store {
         Ok(owners.into_iter().map(|(account,)| account).collect())
     }
 
-    /// Writes another secret for an account, to be confirmed. Returns false if it has a confirmed
-    /// one.
+    /// Writes another secret for an account of this generation, to be confirmed. Returns false if it
+    /// has a confirmed one, or another generation.
     pub async fn begin_second_factor(
         &self,
-        account: &str,
+        (account, generation): (&str, i64),
         secret: &[u8],
         now: i64,
     ) -> Result<bool, StoreError> {
         let sealed = self.sealer.seal(&place(account), secret)?;
-        Ok(self.write(sqlx::query(BEGIN).bind(account).bind(sealed).bind(now)).await? == 1)
+        let beginning = sqlx::query(BEGIN).bind(account).bind(sealed).bind(now).bind(generation);
+        Ok(self.write(beginning).await? == 1)
     }
 
     /// From now on, logins of the account require codes of this secret. `recovery` holds the
     /// digests of the codes that work once. Returns false if the secret was replaced or confirmed
-    /// in the meantime. Writes nothing on an error.
+    /// in the meantime, or the account has another generation. Writes nothing on an error.
     pub async fn confirm_second_factor(
         &self,
-        account: &str,
+        (account, generation): (&str, i64),
         factor: &SecondFactor,
         step: i64,
         recovery: &[String],
@@ -69,7 +70,7 @@ impl Store {
         let mut writing = self.connections.write().await?;
         let confirming =
             sqlx::query(CONFIRM).bind(now).bind(step).bind(account).bind(&factor.sealed);
-        if writing.execute(confirming).await? == 0 {
+        if writing.execute(confirming.bind(generation)).await? == 0 {
             return Ok(false);
         }
         replace_codes(&mut writing, account, recovery).await?;
@@ -78,15 +79,15 @@ impl Store {
     }
 
     /// Replaces the recovery codes of an account by those with these digests. Returns false if its
-    /// logins require no codes. Writes nothing on an error.
+    /// logins require no codes, or it has another generation. Writes nothing on an error.
     pub async fn replace_recovery_codes(
         &self,
-        account: &str,
+        (account, generation): (&str, i64),
         recovery: &[String],
     ) -> Result<bool, StoreError> {
         let mut writing = self.connections.write().await?;
-        let confirmed: Option<(String,)> =
-            writing.first(sqlx::query_as(IS_CONFIRMED).bind(account.to_owned())).await?;
+        let asking = sqlx::query_as(IS_CONFIRMED).bind(account.to_owned()).bind(generation);
+        let confirmed: Option<(String,)> = writing.first(asking).await?;
         if confirmed.is_none() {
             return Ok(false);
         }
@@ -149,15 +150,21 @@ impl Store {
         Ok(self.write(counting.bind(now).bind(now + 2 * block)).await? == 1)
     }
 
-    /// Removes the second factor of an account, and its recovery codes. Returns false if it has
-    /// none. Writes nothing on an error.
-    pub async fn remove_second_factor(&self, account: &str) -> Result<bool, StoreError> {
+    /// Removes the second factor of an account, and its recovery codes; if a generation is given, only
+    /// while the account has it. Returns false, and writes nothing, if there is none to remove. Also
+    /// writes nothing on an error.
+    pub async fn remove_second_factor(
+        &self,
+        account: &str,
+        generation: Option<i64>,
+    ) -> Result<bool, StoreError> {
         let mut writing = self.connections.write().await?;
+        if writing.execute(sqlx::query(REMOVE).bind(account).bind(generation)).await? == 0 {
+            return Ok(false);
+        }
         writing.execute(sqlx::query(FORGET_CODES).bind(account)).await?;
-        let statement = sqlx::query("DELETE FROM second_factors WHERE account = $1").bind(account);
-        let removed = writing.execute(statement).await?;
         writing.commit().await?;
-        Ok(removed == 1)
+        Ok(true)
     }
 
     /// The key for the tickets of logins that wait for a code.
@@ -194,14 +201,18 @@ const READ: &str = "SELECT secret, confirmed_at, last_step FROM second_factors W
 const OWNERS: &str = "SELECT account FROM second_factors WHERE confirmed_at IS NOT NULL";
 
 const BEGIN: &str = "INSERT INTO second_factors (account, secret, created_at, confirmed_at, last_step, failures, blocked_until) \
-    VALUES ($1, $2, $3, NULL, 0, 0, 0) ON CONFLICT (account) DO UPDATE SET secret = excluded.secret, created_at = excluded.created_at \
+    SELECT id, $2, $3, NULL, 0, 0, 0 FROM accounts WHERE id = $1 AND generation = $4 AND disabled = 0 ON CONFLICT (account) DO UPDATE SET secret = excluded.secret, created_at = excluded.created_at \
     WHERE second_factors.confirmed_at IS NULL";
 
 const CONFIRM: &str = "UPDATE second_factors SET confirmed_at = $1, last_step = $2 \
-    WHERE account = $3 AND secret = $4 AND confirmed_at IS NULL";
+    WHERE account = $3 AND secret = $4 AND confirmed_at IS NULL \
+    AND EXISTS (SELECT 1 FROM accounts WHERE id = $3 AND generation = $5 AND disabled = 0)";
 
-const IS_CONFIRMED: &str =
-    "SELECT account FROM second_factors WHERE account = $1 AND confirmed_at IS NOT NULL";
+const REMOVE: &str = "DELETE FROM second_factors WHERE account = $1 \
+    AND ($2 IS NULL OR EXISTS (SELECT 1 FROM accounts WHERE id = $1 AND generation = $2 AND disabled = 0))";
+
+const IS_CONFIRMED: &str = "SELECT account FROM second_factors WHERE account = $1 AND confirmed_at IS NOT NULL \
+    AND EXISTS (SELECT 1 FROM accounts WHERE id = $1 AND generation = $2 AND disabled = 0)";
 
 const FORGET_CODES: &str = "DELETE FROM recovery_codes WHERE account = $1";
 
@@ -213,3 +224,54 @@ const TAKE: &str = "UPDATE second_factors SET last_step = $1, failures = 0, bloc
 const COUNT: &str = "UPDATE second_factors SET failures = CASE WHEN failures + 1 >= $2 THEN 0 ELSE failures + 1 END, \
     blocked_until = CASE WHEN failures + 1 >= $2 THEN $3 ELSE blocked_until END \
     WHERE account = $1 AND (blocked_until <= $4 OR blocked_until >= $5)";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::AccountChange;
+    use crate::store::accounts::tests::{account, revocation};
+    use crate::store::test_settings as settings;
+
+    /// The password may have waited to be hashed until the sessions of the caller had ended.
+    #[tokio::test]
+    async fn nothing_changes_for_a_caller_whose_sessions_have_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(folder.path())).await.unwrap();
+        store.insert_account(&account("a", "a@x.example")).await.unwrap();
+        let begin = async |generation| {
+            store.begin_second_factor(("a", generation), b"secret", 1).await.unwrap()
+        };
+        let end = async || {
+            let change = AccountChange::EndSessions;
+            store.change_account("a", change, revocation("subject", "a"), 9).await.unwrap();
+        };
+        assert!(begin(0).await);
+        let factor = store.second_factor("a").await.unwrap().unwrap();
+        end().await;
+        assert!(!begin(0).await, "begun");
+        let confirm = async |factor: &SecondFactor, generation| {
+            let codes = ["digest".to_owned()];
+            store.confirm_second_factor(("a", generation), factor, 5, &codes, 2).await.unwrap()
+        };
+        assert!(!confirm(&factor, 0).await, "confirmed");
+        assert!(confirm(&factor, 1).await);
+        end().await;
+        let renew = async |generation| {
+            let codes = ["other".to_owned(), "more".to_owned()];
+            store.replace_recovery_codes(("a", generation), &codes).await.unwrap()
+        };
+        assert!(!renew(1).await, "new codes");
+        assert!(!store.remove_second_factor("a", Some(1)).await.unwrap(), "removed");
+        assert_eq!(store.recovery_codes_left("a").await.unwrap(), 1);
+        assert!(renew(2).await);
+        assert!(store.remove_second_factor("a", Some(2)).await.unwrap());
+        assert_eq!(store.recovery_codes_left("a").await.unwrap(), 0);
+        assert!(begin(2).await && store.remove_second_factor("a", None).await.unwrap());
+        let delete = async |generation| {
+            let change = AccountChange::Delete(generation);
+            store.change_account("a", change, revocation("subject", "a"), 9).await.unwrap()
+        };
+        assert_eq!(delete(Some(1)).await, None, "deleted");
+        assert!(delete(Some(2)).await.is_some());
+    }
+}

@@ -554,3 +554,69 @@ async fn no_limit_keeps_anybody_from_logging_out() {
         assert_eq!(gateway.reaches(&tokens.access).await, 401);
     }
 }
+
+/// The head of a request is accepted, and its body is held back until the session has ended.
+#[tokio::test]
+async fn a_body_that_arrives_after_the_end_of_its_session_does_nothing() {
+    let gateway = Gateway::start(&open("totp = true")).await;
+    gateway.register("ann@example.com").await;
+    for ends_everywhere in [false, true] {
+        let tokens = gateway.login("ann@example.com").await;
+        let hold = async |method: &str, path: &str, body: serde_json::Value| {
+            let (access, body) = (&tokens.access, body.to_string());
+            let mut connection = gateway.connect().await;
+            connection
+                .write(format!(
+                    "{method} /auth{path} HTTP/1.1\r\nHost: app.test\r\nAuthorization: Bearer {access}\r\n\
+                     Content-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n",
+                    body.len()
+                ))
+                .await;
+            // The body is asked for once the head was accepted.
+            assert_eq!(connection.next_head().await.unwrap().status, 100);
+            (connection, body)
+        };
+        let waiting = [
+            hold("POST", "/tokens", json!({ "name": "late", "ttl": "10y" })).await,
+            hold("POST", "/totp", json!({ "current_password": PASSWORD })).await,
+            hold("PATCH", "/me", json!({ "name": "Late" })).await,
+            hold("GET", "/me/export", json!({})).await,
+            hold("GET", "/sessions", json!({})).await,
+            hold("POST", "/logout-all", json!({})).await,
+        ];
+        let welcome = hold("POST", "/logout", json!({ "refresh_token": tokens.refresh })).await;
+        if ends_everywhere {
+            let ended = gateway.command(&["user", "end-sessions", "ann@example.com"]).await;
+            assert_eq!(ended.0, 0, "{ended:?}");
+        } else {
+            let logout = json!({ "refresh_token": tokens.refresh });
+            assert_eq!(gateway.post("/auth/logout", &logout).send().await.status, 204);
+        }
+        let own = gateway.login("ann@example.com").await;
+        for (mut connection, body) in waiting {
+            connection.write(body).await;
+            connection.response().await.is(401, "token_revoked");
+        }
+        // A logout needs no caller.
+        let (mut connection, body) = welcome;
+        connection.write(body).await;
+        assert_eq!(connection.response().await.status, 204);
+        let me = gateway.get("/auth/me").bearer(&own.access).send().await;
+        assert_eq!((me.status, &me.json()["name"]), (200, &json!(null)));
+        let made = gateway.get("/auth/tokens").bearer(&own.access).send().await;
+        assert_eq!(made.json()["tokens"], json!([]));
+    }
+}
+
+/// As if another gateway had just ended them: the account tells before its revocation is read.
+#[tokio::test]
+async fn a_token_that_is_cut_off_changes_nothing_before_its_revocation_is_known() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    let tokens = gateway.login("ann@example.com").await;
+    let ended = "UPDATE accounts SET generation = generation + 1, not_before = issued_at";
+    sqlite(&gateway.path("portcullis.db"), ended).await;
+    assert_eq!(gateway.reaches(&tokens.access).await, 200, "no revocation says so");
+    let asked = gateway.post("/auth/tokens", &json!({ "name": "late" }));
+    asked.bearer(&tokens.access).send().await.is(401, "token_revoked");
+}

@@ -123,7 +123,7 @@ pub(super) async fn delete(issuer: &Issuer, email: &str) -> Result<String, Failu
     let account = account_by_email(&issuer.accounts, email).await?;
     issuer
         .accounts
-        .delete(&account.id, &issuer.policy, issuer.now)
+        .delete(&account.id, None, &issuer.policy, issuer.now)
         .await
         .map_err(failure(&account.email))?;
     issuer.record("account_deleted", &account.id).await?;

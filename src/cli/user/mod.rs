@@ -197,7 +197,7 @@ pub(super) fn user(path: &Path, command: &Command) -> Result<(), Failure> {
         Command::RemoveTotp { email } => {
             let account = account_by_email(&issuer.accounts, email).await?;
             let email = called(&account);
-            if !SecondFactors::new(issuer.store.clone()).remove(&account.id).await? {
+            if !SecondFactors::new(issuer.store.clone()).remove(&account.id, None).await? {
                 return Ok(format!("there was no second factor of {email}\n"));
             }
             issuer.record("totp_removed", &account.id).await?;

@@ -83,10 +83,19 @@ impl Identity {
         }
     }
 
-    /// The account of the caller.
+    /// The account of the caller, as long as the caller's token is not cut off. The generation in it
+    /// is then that of the token's session: a change that is bound to it fails once the sessions have
+    /// ended. The account says so before the list of revocations does, and wherever sessions are.
     pub(super) async fn account_of(&self, request: &Request) -> Result<AccountRow, IdentityError> {
-        let account = self.accounts.by_id(caller(request)?.subject()).await?;
-        account.filter(|account| account.disabled == 0).ok_or(IdentityError::NoCaller)
+        let caller = caller(request)?;
+        let account = self.accounts.by_id(caller.subject()).await?;
+        let account =
+            account.filter(|account| account.disabled == 0).ok_or(IdentityError::NoCaller)?;
+        let is_later = |issued_at: u64| issued_at.cast_signed() > account.not_before;
+        if !caller.issued_at().is_some_and(is_later) {
+            return Err(IdentityError::TokenRevoked);
+        }
+        Ok(account)
     }
 }
 

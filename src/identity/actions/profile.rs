@@ -8,7 +8,7 @@ use super::account::{Account, account_example};
 use super::personal_token::{PersonalToken, token_example};
 use super::session::{Session, SessionList, session_example};
 use super::show_page;
-use crate::identity::account;
+use crate::identity::account::{self, AccountError};
 use crate::identity::account_of_person::has_address;
 use crate::identity::bodies::{LINK_TOKEN, Secret, time};
 use crate::identity::error::{IdentityError, RequestFault};
@@ -98,7 +98,11 @@ impl Identity {
         let account = self.account_of(request).await?;
         self.check_again(&account, &body.password, request).await?;
         self.check_code(&account, body.code.as_ref()).await?;
-        self.accounts.delete(&account.id, policy, self.clock.unix_seconds()).await?;
+        let (generation, now) = (Some(account.generation), self.clock.unix_seconds());
+        match self.accounts.delete(&account.id, generation, policy, now).await {
+            Err(AccountError::Unknown) => return Err(IdentityError::TokenRevoked.into()),
+            deleted => deleted?,
+        }
         audit::record("account_deleted", request.client, &account.id, "");
         Ok(Outcome::AccountDeleted)
     }

@@ -32,10 +32,8 @@ impl Identity {
         let body: BeginTotp = request.parse_body()?;
         let account = self.account_of(request).await?;
         self.check_again(&account, &body.current_password, request).await?;
-        let enrolment = self
-            .second_factors
-            .begin(&account.id, &policy.brand.name, &account.email, self.clock.unix_time())
-            .await?;
+        let enrolment =
+            self.second_factors.begin(&account, &policy.brand.name, self.clock.unix_time()).await?;
         Ok(Outcome::TotpBegun(Enrolment::new(&enrolment)))
     }
 
@@ -72,7 +70,7 @@ impl Identity {
         let account = self.account_of(request).await?;
         let codes = self
             .second_factors
-            .confirm(&account.id, body.code.expose(), self.clock.unix_time())
+            .confirm(&account, body.code.expose(), self.clock.unix_time())
             .await?;
         audit::record("totp_confirmed", request.client, &account.id, "");
         self.notify(MailKind::SecondFactorOn, &account, request, policy).await;
@@ -93,8 +91,7 @@ impl Identity {
             return None;
         }
         let account = self.account_of(request).await.ok()?;
-        let begun =
-            self.second_factors.begun(&account.id, &policy.brand.name, &account.email).await;
+        let begun = self.second_factors.begun(&account, &policy.brand.name).await;
         begun.ok()?.as_ref().map(Enrolment::new)
     }
 
@@ -103,9 +100,11 @@ impl Identity {
         let account = self.account_of(request).await?;
         self.check_again(&account, &body.current_password, request).await?;
         self.check_code(&account, body.code.as_ref()).await?;
-        if self.second_factors.remove(&account.id).await? {
+        if self.second_factors.remove(&account.id, Some(account.generation)).await? {
             audit::record("totp_removed", request.client, &account.id, "");
             self.notify(MailKind::SecondFactorOff, &account, request, policy).await;
+        } else if self.second_factors.has(&account.id).await? {
+            return Err(IdentityError::TokenRevoked.into());
         }
         Ok(Outcome::TotpRemoved)
     }
@@ -117,7 +116,7 @@ impl Identity {
         let account = self.account_of(request).await?;
         self.check_again(&account, &body.current_password, request).await?;
         self.check_code(&account, body.code.as_ref()).await?;
-        let codes = self.second_factors.renew_codes(&account.id).await?;
+        let codes = self.second_factors.renew_codes(&account).await?;
         let codes = codes.ok_or(IdentityError::NotOffered)?;
         audit::record("recovery_codes_renewed", request.client, &account.id, "");
         Ok(Outcome::RecoveryCodes(RecoveryCodes::new(&codes)))
