@@ -1,9 +1,12 @@
 //! People look after their own account (CONTRACT §15.7), and log in step by step.
 
-use crate::by_mail::{mails, token};
+use std::time::Duration;
+
+use crate::by_mail::{mails, sqlite, token};
 use crate::harness::client::Request;
 use crate::harness::{Gateway, Response};
 use crate::pages::{ACCOUNT_PAGES, PASSWORD, SITE, cookies, is_page, page, post_as, register};
+use crate::revocation::hold;
 use crate::second_factor::{base32, code};
 
 async fn log_in(gateway: &Gateway, more: &[(&str, &str)], jar: &str) -> Response {
@@ -129,6 +132,50 @@ async fn a_login_with_two_factors_asks_for_the_password_once() {
     assert_eq!(out.status, 303);
     let late = with_code("ann@example.com", &hidden(&html, "ticket"), &code(&secret, 1)).await;
     is_page(&late, 401, "Error: Enter your code");
+}
+
+/// The login waits to store a better hash while the password is changed, as by another gateway.
+#[tokio::test]
+async fn a_login_with_the_old_password_gets_no_ticket_for_the_new_one() {
+    let gateway = Gateway::start(&SITE.replace("registration", "totp = true, registration")).await;
+    let jar = register(&gateway, "ann@example.com").await;
+    let begun = post_as(&gateway, "/auth/totp", &[("current_password", PASSWORD)], &jar).await;
+    let begun = begun.text();
+    let secret = begun.split("class=\"secret\">").nth(1).unwrap().split('<').next().unwrap();
+    let secret = base32(&secret.replace(' ', ""));
+    let fields = [("code", &*code(&secret, 0))];
+    is_page(
+        &post_as(&gateway, "/auth/totp/confirm", &fields, &jar).await,
+        200,
+        "Save your recovery codes",
+    );
+    let database = gateway.path("portcullis.db");
+    let weak = bcrypt::hash(PASSWORD, 4).unwrap();
+    let mut wait = Duration::from_millis(100);
+    let html = loop {
+        sqlite(&database, &format!("UPDATE accounts SET password = '{weak}'")).await;
+        let mut changing = hold(database.to_str().unwrap()).await;
+        let change = async {
+            // Too short: the login finds the new password, and it is tried again.
+            tokio::time::sleep(wait).await;
+            let change = "UPDATE accounts SET generation = generation + 1, password = 'new'";
+            for sql in [change, "COMMIT"] {
+                sqlx::query(sql).execute(&mut changing).await.unwrap();
+            }
+        };
+        let (asked, ()) = tokio::join!(log_in(&gateway, &[], ""), change);
+        let html = asked.text();
+        if html.contains("name=\"ticket\"") {
+            break html;
+        }
+        wait *= 4;
+        assert!(wait < Duration::from_secs(5), "{asked:?}");
+    };
+    let (ticket, code) = (hidden(&html, "ticket"), code(&secret, 1));
+    let fields = [("email", "ann@example.com"), ("ticket", &*ticket), ("code", &*code)];
+    let late = post_as(&gateway, "/auth/login/code", &fields, "").await;
+    is_page(&late, 401, "Error: Enter your code");
+    assert!(late.headers("set-cookie").iter().all(|cookie| !cookie.contains("__Host-portcullis=")));
 }
 
 #[tokio::test]

@@ -106,6 +106,13 @@ impl Identity {
             });
         };
         let email = Email::parse(&account.email).map_err(|_| IdentityError::Link)?;
+        // As it is once the address is confirmed. A new password counts its generation up; what else
+        // has ended its sessions since also ends the login that follows.
+        let confirmed = AccountRow {
+            email_verified: 1,
+            generation: account.generation + i64::from(body.new_password.is_some()),
+            ..account.clone()
+        };
         let is_confirmed = match (&body.password, &body.new_password) {
             (Some(password), None) => {
                 self.check_behind_link(&account, password, request).await?;
@@ -127,7 +134,7 @@ impl Identity {
         }
         let how = if body.new_password.is_some() { "new_password" } else { "" };
         audit::record("email_verified", request.client, &account.id, how);
-        self.accounts.by_id(&account.id).await?.ok_or(IdentityError::Link)
+        Ok(confirmed)
     }
 
     /// Creates an account and mails its owner a link. If the address already has an account, its

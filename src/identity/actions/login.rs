@@ -16,7 +16,6 @@ use crate::identity::password::{Password, StoredHash};
 use crate::identity::provider::Provider;
 use crate::identity::request::Request;
 use crate::identity::session::{Began, Device, Keep, PASSWORD_LOGIN, SessionGrant};
-use crate::identity::ticket::Ticket;
 use crate::identity::{Email, Identity, Mount, Policy, Registration, audit, cookie, texts};
 use crate::reason::Reason;
 use crate::store::{AccountRow, LoginProof};
@@ -24,25 +23,27 @@ use crate::store::{AccountRow, LoginProof};
 impl Identity {
     pub(super) async fn login(&self, request: &Request, policy: &Policy) -> Answered {
         let body: Login = request.parse_body()?;
-        match self.log_in(&body, request, policy).await {
-            Ok(tokens) => {
-                self.end_earlier(body.cookie, request, policy).await;
-                Ok(Outcome::LoggedIn { tokens, in_cookies: body.cookie, return_to: body.return_to })
-            }
-            Err(IdentityError::CodeRequired) if request.is_for_people() => {
-                let ticket = self.ticket(&body.email).await?.map(Box::new);
-                Err(Refused { ticket, ..IdentityError::CodeRequired.into() })
-            }
-            Err(error) => Err(error.into()),
-        }
+        let tokens = self.log_in(&body, request, policy).await?;
+        self.end_earlier(body.cookie, request, policy).await;
+        Ok(Outcome::LoggedIn { tokens, in_cookies: body.cookie, return_to: body.return_to })
     }
 
-    /// A ticket for the page that asks for the code alone.
-    async fn ticket(&self, email: &str) -> Result<Option<Ticket>, IdentityError> {
-        let Ok(email) = Email::parse(email) else { return Ok(None) };
-        let account = self.accounts.by_email(&email).await?;
+    /// A refused login. If only the code is missing, a person gets a ticket for the page that asks for
+    /// it. It is for the account as it was when the password was checked: the password may have been
+    /// changed since.
+    fn refused_login(
+        &self,
+        checked: Option<&AccountRow>,
+        error: IdentityError,
+        request: &Request,
+    ) -> Refused {
+        let is_ticket_due = matches!(error, IdentityError::CodeRequired) && request.is_for_people();
         let now = self.clock.unix_seconds();
-        Ok(account.and_then(|account| self.tickets.issue(&account, now)))
+        let ticket = checked
+            .filter(|_| is_ticket_due)
+            .and_then(|account| self.tickets.issue(account, now))
+            .map(Box::new);
+        Refused { ticket, ..error.into() }
     }
 
     /// Finishes a login with a code. The ticket proves that the password was right.
@@ -89,12 +90,12 @@ impl Identity {
     }
 
     /// Opens a session for the address and password in a body.
-    pub(super) async fn log_in(
+    async fn log_in(
         &self,
         body: &Login,
         request: &Request,
         policy: &Policy,
-    ) -> Result<SessionTokens, IdentityError> {
+    ) -> Result<SessionTokens, Refused> {
         // An address that is not valid has no account and takes just as long.
         let email = Email::parse(&body.email).ok();
         let known = match &email {
@@ -120,10 +121,10 @@ impl Identity {
                     known.as_ref().map_or("", |account| &account.id),
                     &error,
                 );
-                return Err(error);
+                return Err(self.refused_login(known.as_ref(), error, request));
             }
         };
-        self.tokens(session, policy).await
+        Ok(self.tokens(session, policy).await?)
     }
 
     /// Opens a session after the password was checked.
