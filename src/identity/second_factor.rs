@@ -12,7 +12,7 @@ use qrcode::{Color, EcLevel, QrCode};
 use zeroize::Zeroizing;
 
 use super::link::NoRandom;
-use crate::store::{AccountRow, Store, StoreError};
+use crate::store::{AccountRow, SecondFactor, Store, StoreError};
 
 /// The second factors of all accounts.
 #[derive(Debug)]
@@ -104,10 +104,11 @@ impl SecondFactors {
     }
 
     /// Makes a secret for an account, labelled with its address at `site` in the app. Logins require
-    /// no codes until the first one is confirmed.
+    /// no codes until `session` confirms the first one, which it may do for ten minutes.
     pub async fn begin(
         &self,
         account: &AccountRow,
+        session: &str,
         site: &str,
         now: Duration,
     ) -> Result<Enrolment, NotEnrolled> {
@@ -115,7 +116,7 @@ impl SecondFactors {
         rand::fill(secret.as_mut()).map_err(|_| NoRandom)?;
         let of = (account.id.as_str(), account.generation);
         let now = now.as_secs().cast_signed();
-        if self.store.begin_second_factor(of, secret.as_ref(), now).await? {
+        if self.store.begin_second_factor(of, session, secret.as_ref(), now).await? {
             Ok(Enrolment::new(secret.as_ref(), site, &account.email))
         } else if self.has(&account.id).await? {
             Err(NotEnrolled::Already)
@@ -124,15 +125,33 @@ impl SecondFactors {
         }
     }
 
-    /// The unconfirmed secret of an account, if there is one.
+    /// The secret that this session may still confirm.
     pub async fn begun(
         &self,
         account: &AccountRow,
+        session: &str,
         site: &str,
-    ) -> Result<Option<Enrolment>, StoreError> {
-        let factor = self.store.second_factor(&account.id).await?;
-        let begun = factor.filter(|factor| !factor.is_confirmed);
-        Ok(begun.map(|factor| Enrolment::new(&factor.secret, site, &account.email)))
+        now: Duration,
+    ) -> Result<Enrolment, NotEnrolled> {
+        let begun = self.unconfirmed(&account.id, session, now).await?;
+        Ok(Enrolment::new(&begun.secret, site, &account.email))
+    }
+
+    /// Whoever began has proved to know the password: another session has not, and neither has one
+    /// that is found open later. A secret from when the clock was ahead does not last until that date.
+    async fn unconfirmed(
+        &self,
+        account: &str,
+        session: &str,
+        now: Duration,
+    ) -> Result<SecondFactor, NotEnrolled> {
+        let factor = self.store.second_factor(account).await?.ok_or(NotEnrolled::Code)?;
+        if factor.is_confirmed {
+            return Err(NotEnrolled::Already);
+        }
+        let (now, most) = (now.as_secs().cast_signed(), SETUP.as_secs().cast_signed());
+        let is_recent = (now - most..=now + most).contains(&factor.begun_at);
+        if is_recent && factor.begun_in == session { Ok(factor) } else { Err(NotEnrolled::Code) }
     }
 
     /// Confirms the secret with a code of the app. From now on logins require codes. Returns the
@@ -140,13 +159,11 @@ impl SecondFactors {
     pub async fn confirm(
         &self,
         account: &AccountRow,
+        session: &str,
         code: &str,
         now: Duration,
     ) -> Result<Vec<Zeroizing<String>>, NotEnrolled> {
-        let factor = self.store.second_factor(&account.id).await?.ok_or(NotEnrolled::Code)?;
-        if factor.is_confirmed {
-            return Err(NotEnrolled::Already);
-        }
+        let factor = self.unconfirmed(&account.id, session, now).await?;
         let step = step_of(code, &factor.secret, now, factor.last_step).ok_or(NotEnrolled::Code)?;
         let (codes, digests) = self.new_codes(&account.id)?;
         let of = (account.id.as_str(), account.generation);
@@ -318,6 +335,9 @@ const SECRET: usize = 20;
 const STEP: u64 = 30;
 const DIGITS: usize = 6;
 
+/// For how long a secret may be confirmed: long enough to install an app.
+const SETUP: Duration = Duration::from_mins(10);
+
 /// Recovery codes per account.
 const RECOVERY_CODES: usize = 10;
 
@@ -401,11 +421,41 @@ mod tests {
         let new = NewAccount::verified("ann@example.com");
         let account = Accounts::new(store.clone(), None).add(new, NOW.as_secs()).await.unwrap();
         let factors = SecondFactors::new(store.clone());
-        factors.begin(&account, "site", NOW).await.unwrap();
+        factors.begin(&account, "s", "site", NOW).await.unwrap();
         let secret = store.second_factor(&account.id).await.unwrap().unwrap().secret.to_vec();
         let code = code_of(&secret, NOW.saturating_sub(Duration::from_secs(STEP)));
-        factors.confirm(&account, &code, NOW).await.unwrap();
+        factors.confirm(&account, "s", &code, NOW).await.unwrap();
         (Arc::new(factors), account.id, secret)
+    }
+
+    #[tokio::test]
+    async fn a_secret_is_confirmed_soon_and_by_the_session_that_began() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&test_settings(folder.path())).await.unwrap();
+        let new = NewAccount::verified("ann@example.com");
+        let account = Accounts::new(store.clone(), None).add(new, NOW.as_secs()).await.unwrap();
+        let factors = SecondFactors::new(store.clone());
+        factors.begin(&account, "s", "site", NOW).await.unwrap();
+        let secret = store.second_factor(&account.id).await.unwrap().unwrap().secret.to_vec();
+        let (early, second) = (NOW.saturating_sub(SETUP), Duration::from_secs(1));
+        for (session, at, is_shown) in [
+            ("another", NOW, false),
+            ("s", NOW + SETUP + second, false),
+            // The clock was ahead.
+            ("s", early.saturating_sub(second), false),
+            ("s", early, true),
+            ("s", NOW + SETUP, true),
+        ] {
+            let begun = factors.begun(&account, session, "site", at).await;
+            assert_eq!(begun.is_ok(), is_shown, "{session} {at:?}");
+            let code = if is_shown { "no code".to_owned() } else { code_of(&secret, at) };
+            let confirmed = factors.confirm(&account, session, &code, at).await;
+            assert!(matches!(confirmed, Err(NotEnrolled::Code)), "{session} {at:?}");
+        }
+        let at = NOW + SETUP;
+        factors.confirm(&account, "s", &code_of(&secret, at), at).await.unwrap();
+        let again = factors.confirm(&account, "s", &code_of(&secret, at), at).await;
+        assert!(matches!(again, Err(NotEnrolled::Already)));
     }
 
     fn code_of(secret: &[u8], at: Duration) -> String {

@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use super::connections::WriteTransaction;
 use super::revocations::{end_of_logins, write_revocations};
+use super::second_factors::forget_unconfirmed;
 use super::{RevocationRow, Store, StoreError};
 
 /// A row: an account.
@@ -208,6 +209,7 @@ pub(super) async fn change_account(
         change,
         AccountChange::Disabled(_) | AccountChange::Password { .. } | AccountChange::EndSessions
     );
+    let sets_password = matches!(change, AccountChange::Password { .. });
     let statement = match change {
         AccountChange::Roles { roles, began } => {
             sqlx::query_as(SET_ROLES).bind(now).bind(id).bind(roles.to_owned()).bind(began)
@@ -236,6 +238,9 @@ pub(super) async fn change_account(
             .await?;
     if ends_sessions {
         end_logins(writing, id, now).await?;
+    }
+    if sets_password {
+        forget_unconfirmed(writing, id).await?;
     }
     Ok(written.first().copied())
 }

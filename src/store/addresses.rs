@@ -212,7 +212,7 @@ mod tests {
         let squat = async || {
             assert!(store.insert_account(&squatter).await.unwrap());
             assert!(store.insert_link(&link, 0, 5).await.unwrap());
-            assert!(store.begin_second_factor(("squatter", 0), b"secret", 1).await.unwrap());
+            assert!(store.begin_second_factor(("squatter", 0), "s", b"secret", 1).await.unwrap());
         };
         squat().await;
         is_gone(store.insert_account_over(&own, None, &gives_way()).await.unwrap().unwrap()).await;

@@ -476,6 +476,7 @@ const TABLES: [Table; 15] = [
             ("last_step", BigInt),
             ("failures", BigInt),
             ("blocked_until", BigInt),
+            ("session", Text),
         ],
     },
     Table { name: "recovery_codes", key: 2, columns: &[("account", Text), ("digest", Text)] },

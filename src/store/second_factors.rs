@@ -13,6 +13,10 @@ pub struct SecondFactor {
     pub secret: Zeroizing<Vec<u8>>,
     /// Whether logins require a code.
     pub is_confirmed: bool,
+    /// When setting it up began, in Unix seconds.
+    pub begun_at: i64,
+    /// The session that began it; empty: not known.
+    pub begun_in: String,
     /// The time step of the last accepted code.
     pub last_step: i64,
     /// The secret as it is stored. It identifies the secret that a confirmation is for.
@@ -30,11 +34,14 @@ impl std::fmt::Debug for SecondFactor {
 impl Store {
     /// The second factor of an account, confirmed or not.
     pub async fn second_factor(&self, account: &str) -> Result<Option<SecondFactor>, StoreError> {
-        let row: Option<(String, Option<i64>, i64)> =
+        let row: Option<(String, i64, String, Option<i64>, i64)> =
             self.connections.first(sqlx::query_as(READ).bind(account)).await?;
-        let Some((sealed, confirmed_at, last_step)) = row else { return Ok(None) };
+        let Some((sealed, begun_at, begun_in, confirmed_at, last_step)) = row else {
+            return Ok(None);
+        };
         let secret = self.sealer.open(&place(account), &sealed)?;
-        Ok(Some(SecondFactor { secret, is_confirmed: confirmed_at.is_some(), last_step, sealed }))
+        let is_confirmed = confirmed_at.is_some();
+        Ok(Some(SecondFactor { secret, is_confirmed, begun_at, begun_in, last_step, sealed }))
     }
 
     /// The ids of all accounts with a confirmed second factor.
@@ -43,17 +50,18 @@ impl Store {
         Ok(owners.into_iter().map(|(account,)| account).collect())
     }
 
-    /// Writes another secret for an account of this generation, to be confirmed. Returns false if it
-    /// has a confirmed one, or another generation.
+    /// Writes another secret for an account of this generation, to be confirmed by `session`. Returns
+    /// false if it has a confirmed one, or another generation.
     pub async fn begin_second_factor(
         &self,
         (account, generation): (&str, i64),
+        session: &str,
         secret: &[u8],
         now: i64,
     ) -> Result<bool, StoreError> {
         let sealed = self.sealer.seal(&place(account), secret)?;
         let beginning = sqlx::query(BEGIN).bind(account).bind(sealed).bind(now).bind(generation);
-        Ok(self.write(beginning).await? == 1)
+        Ok(self.write(beginning.bind(session)).await? == 1)
     }
 
     /// From now on, logins of the account require codes of this secret. `recovery` holds the
@@ -178,6 +186,15 @@ impl Store {
     }
 }
 
+/// Forgets a secret of an account that is not confirmed, in a transaction that sets another password.
+pub(super) async fn forget_unconfirmed(
+    writing: &mut WriteTransaction,
+    account: &str,
+) -> Result<(), StoreError> {
+    writing.execute(sqlx::query(FORGET_UNCONFIRMED).bind(account)).await?;
+    Ok(())
+}
+
 async fn replace_codes(
     writing: &mut WriteTransaction,
     account: &str,
@@ -196,12 +213,12 @@ fn place(account: &str) -> String {
     format!("second_factors.secret/{account}")
 }
 
-const READ: &str = "SELECT secret, confirmed_at, last_step FROM second_factors WHERE account = $1";
+const READ: &str = "SELECT secret, created_at, session, confirmed_at, last_step FROM second_factors WHERE account = $1";
 
 const OWNERS: &str = "SELECT account FROM second_factors WHERE confirmed_at IS NOT NULL";
 
-const BEGIN: &str = "INSERT INTO second_factors (account, secret, created_at, confirmed_at, last_step, failures, blocked_until) \
-    SELECT id, $2, $3, NULL, 0, 0, 0 FROM accounts WHERE id = $1 AND generation = $4 AND disabled = 0 ON CONFLICT (account) DO UPDATE SET secret = excluded.secret, created_at = excluded.created_at \
+const BEGIN: &str = "INSERT INTO second_factors (account, secret, created_at, confirmed_at, last_step, failures, blocked_until, session) \
+    SELECT id, $2, $3, NULL, 0, 0, 0, $5 FROM accounts WHERE id = $1 AND generation = $4 AND disabled = 0 ON CONFLICT (account) DO UPDATE SET secret = excluded.secret, created_at = excluded.created_at, session = excluded.session \
     WHERE second_factors.confirmed_at IS NULL";
 
 const CONFIRM: &str = "UPDATE second_factors SET confirmed_at = $1, last_step = $2 \
@@ -213,6 +230,9 @@ const REMOVE: &str = "DELETE FROM second_factors WHERE account = $1 \
 
 const IS_CONFIRMED: &str = "SELECT account FROM second_factors WHERE account = $1 AND confirmed_at IS NOT NULL \
     AND EXISTS (SELECT 1 FROM accounts WHERE id = $1 AND generation = $2 AND disabled = 0)";
+
+const FORGET_UNCONFIRMED: &str =
+    "DELETE FROM second_factors WHERE account = $1 AND confirmed_at IS NULL";
 
 const FORGET_CODES: &str = "DELETE FROM recovery_codes WHERE account = $1";
 
@@ -239,7 +259,7 @@ mod tests {
         let store = Store::open(&settings(folder.path())).await.unwrap();
         store.insert_account(&account("a", "a@x.example")).await.unwrap();
         let begin = async |generation| {
-            store.begin_second_factor(("a", generation), b"secret", 1).await.unwrap()
+            store.begin_second_factor(("a", generation), "s", b"secret", 1).await.unwrap()
         };
         let end = async || {
             let change = AccountChange::EndSessions;
@@ -273,5 +293,25 @@ mod tests {
         };
         assert_eq!(delete(Some(1)).await, None, "deleted");
         assert!(delete(Some(2)).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn another_password_forgets_what_is_not_confirmed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(folder.path())).await.unwrap();
+        store.insert_account(&account("a", "a@x.example")).await.unwrap();
+        for (generation, is_confirmed) in [(0, false), (1, true)] {
+            assert!(store.begin_second_factor(("a", generation), "s", b"secret", 1).await.unwrap());
+            let factor = store.second_factor("a").await.unwrap().unwrap();
+            assert_eq!((factor.begun_at, factor.begun_in.as_str()), (1, "s"));
+            if is_confirmed {
+                let of = ("a", generation);
+                assert!(store.confirm_second_factor(of, &factor, 5, &[], 2).await.unwrap());
+            }
+            let change = AccountChange::Password { hash: "new", generation };
+            let subject = revocation("subject", "a");
+            assert!(store.change_account("a", change, subject, 9).await.unwrap().is_some());
+            assert_eq!(store.second_factor("a").await.unwrap().is_some(), is_confirmed);
+        }
     }
 }

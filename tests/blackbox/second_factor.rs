@@ -276,3 +276,46 @@ async fn a_disabled_second_factor_is_hidden_except_from_its_users() {
     let other = post(&gateway, "/totp", &bearer, json!({ "current_password": PASSWORD })).await;
     other.is(404, "route_not_found");
 }
+
+/// A stolen session, in which nobody has entered the password, learns nothing of a setup that the
+/// owner did not finish, and does not finish it either.
+#[tokio::test]
+async fn another_session_does_not_finish_a_setup() {
+    let gateway = Gateway::start(OFFERED).await;
+    let own = account(&gateway).await;
+    let stolen = login(&gateway, None).await.json()["access_token"].as_str().unwrap().to_owned();
+    let begin = async |bearer: &str| {
+        let begun = post(&gateway, "/totp", bearer, json!({ "current_password": PASSWORD })).await;
+        base32(begun.json()["secret"].as_str().unwrap())
+    };
+    let confirm = async |bearer: &str, code: &str| {
+        post(&gateway, "/totp/confirm", bearer, json!({ "code": code })).await
+    };
+    let secret = begin(&own).await;
+    let page = gateway.request("POST", "/auth/totp/confirm").bearer(&stolen);
+    let page = page
+        .header("Accept", "text/html")
+        .header("Content-Type", "application/x-www-form-urlencoded")
+        .body("code=000000");
+    let page = page.send().await;
+    assert_eq!(page.status, 401);
+    assert!(!page.text().contains("class=\"secret\""), "{}", page.text());
+    confirm(&stolen, &code(&secret, 0)).await.is(401, "login_failed");
+    assert_eq!(confirm(&own, &code(&secret, 0)).await.status, 200);
+}
+
+/// Ten minutes after it began, or with a clock that was ahead by more.
+#[tokio::test]
+async fn a_setup_is_not_finished_later() {
+    let gateway = Gateway::start(OFFERED).await;
+    let own = account(&gateway).await;
+    for (moved, status) in [("- 601", 401), ("+ 630", 401), ("- 500", 200)] {
+        let begun = post(&gateway, "/totp", &own, json!({ "current_password": PASSWORD })).await;
+        let secret = base32(begun.json()["secret"].as_str().unwrap());
+        let moving = format!("UPDATE second_factors SET created_at = created_at {moved}");
+        sqlite(&gateway.path("portcullis.db"), &moving).await;
+        let body = json!({ "code": code(&secret, 0) });
+        let confirmed = post(&gateway, "/totp/confirm", &own, body).await;
+        assert_eq!(confirmed.status, status, "{moved}: {confirmed:?}");
+    }
+}

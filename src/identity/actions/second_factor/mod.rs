@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 pub(in crate::identity) use self::page::{
     codes_page, confirm_page, enrolment, recovery_codes, remove_page, totp_page,
 };
-use super::show_page;
+use super::{caller, show_page};
 use crate::identity::bodies::Secret;
 use crate::identity::error::{IdentityError, NoLogin};
 use crate::identity::outbox::MailKind;
@@ -32,8 +32,9 @@ impl Identity {
         let body: BeginTotp = request.parse_body()?;
         let account = self.account_of(request).await?;
         self.check_again(&account, &body.current_password, request).await?;
+        let (session, now) = (session_of(request)?, self.clock.unix_time());
         let enrolment =
-            self.second_factors.begin(&account, &policy.brand.name, self.clock.unix_time()).await?;
+            self.second_factors.begin(&account, session, &policy.brand.name, now).await?;
         Ok(Outcome::TotpBegun(Enrolment::new(&enrolment)))
     }
 
@@ -70,15 +71,15 @@ impl Identity {
         let account = self.account_of(request).await?;
         let codes = self
             .second_factors
-            .confirm(&account, body.code.expose(), self.clock.unix_time())
+            .confirm(&account, session_of(request)?, body.code.expose(), self.clock.unix_time())
             .await?;
         audit::record("totp_confirmed", request.client, &account.id, "");
         self.notify(MailKind::SecondFactorOn, &account, request, policy).await;
         Ok(RecoveryCodes::new(&codes))
     }
 
-    /// The unconfirmed secret, after a code was rejected: a person who has not scanned it yet can
-    /// do so now. Without one, the page of the error offers to start again.
+    /// The secret that the session may still confirm, after a code was rejected: a person who has not
+    /// scanned it yet can do so now. Without one, the page of the error offers to start again.
     async fn enrolment_after(
         &self,
         error: &IdentityError,
@@ -91,8 +92,9 @@ impl Identity {
             return None;
         }
         let account = self.account_of(request).await.ok()?;
-        let begun = self.second_factors.begun(&account, &policy.brand.name).await;
-        begun.ok()?.as_ref().map(Enrolment::new)
+        let (session, now) = (session_of(request).ok()?, self.clock.unix_time());
+        let begun = self.second_factors.begun(&account, session, &policy.brand.name, now).await;
+        begun.ok().as_ref().map(Enrolment::new)
     }
 
     pub(super) async fn remove_totp(&self, request: &Request, policy: &Policy) -> Answered {
@@ -176,6 +178,11 @@ impl Identity {
         }
         checked
     }
+}
+
+/// The session of the caller.
+fn session_of(request: &Request) -> Result<&str, IdentityError> {
+    caller(request)?.sid().ok_or(IdentityError::NoCaller)
 }
 
 /// Starts setting up the second factor.
