@@ -15,7 +15,7 @@ use super::link::{LinkToken, Purpose};
 use super::password::StoredHash;
 use super::policy::Policy;
 use crate::revocation::{Revocations, row};
-use crate::store::{AccountChange, AccountRow, LinkRow, Store, StoreError};
+use crate::store::{AccountChange, AccountOrder, AccountRow, LinkRow, Store, StoreError};
 use crate::token::{Revocation, RevokedBy, Scope};
 
 /// All accounts.
@@ -94,10 +94,13 @@ impl Accounts {
         self.store.account(id).await
     }
 
-    /// The next accounts in the order of their addresses, after that of `last`. None: there are
-    /// no more.
-    pub async fn after(&self, last: Option<&AccountRow>) -> Result<Vec<AccountRow>, StoreError> {
-        self.store.accounts_after(last.map_or("", |last| &last.email)).await
+    /// The next accounts in this order, after `last`. None: there are no more.
+    pub async fn after(
+        &self,
+        order: AccountOrder,
+        last: Option<&AccountRow>,
+    ) -> Result<Vec<AccountRow>, StoreError> {
+        self.store.accounts_after(order, last).await
     }
 
     /// Changes the roles of an account. Its access tokens are revoked. Its sessions continue, and

@@ -40,6 +40,15 @@ impl std::fmt::Debug for AccountRow {
     }
 }
 
+/// In which order all accounts are read, a page at a time.
+#[derive(Clone, Copy, Debug)]
+pub enum AccountOrder {
+    /// As people look for them. An account whose address changes meanwhile may be passed over.
+    Email,
+    /// By the id, which never changes: no account is passed over.
+    Id,
+}
+
 /// A change to an account that must take effect at once.
 #[derive(Clone, Debug)]
 pub enum AccountChange<'a> {
@@ -124,16 +133,19 @@ impl Store {
             .await
     }
 
-    /// The first thousand accounts whose addresses sort after `email`, in order of address.
-    pub async fn accounts_after(&self, email: &str) -> Result<Vec<AccountRow>, StoreError> {
+    /// The first thousand accounts in this order, after `last`.
+    pub async fn accounts_after(
+        &self,
+        order: AccountOrder,
+        last: Option<&AccountRow>,
+    ) -> Result<Vec<AccountRow>, StoreError> {
         let page = i64::try_from(ACCOUNTS_PAGE).unwrap_or(i64::MAX);
-        self.connections
-            .all(
-                sqlx::query_as("SELECT * FROM accounts WHERE email > $1 ORDER BY email LIMIT $2")
-                    .bind(email)
-                    .bind(page),
-            )
-            .await
+        let (reading, key) = match order {
+            AccountOrder::Email => (AFTER_EMAIL, last.map(|last| &last.email)),
+            AccountOrder::Id => (AFTER_ID, last.map(|last| &last.id)),
+        };
+        let key = key.map_or("", String::as_str);
+        self.connections.all(sqlx::query_as(reading).bind(key).bind(page)).await
     }
 
     /// Changes an account and revokes what was issued to it before, in one transaction.
@@ -283,6 +295,10 @@ pub(super) async fn insert_account(
 /// The maximum number of accounts to read at a time, or to change in one transaction.
 const ACCOUNTS_PAGE: usize = 1000;
 
+const AFTER_EMAIL: &str = "SELECT * FROM accounts WHERE email > $1 ORDER BY email LIMIT $2";
+
+const AFTER_ID: &str = "SELECT * FROM accounts WHERE id > $1 ORDER BY id LIMIT $2";
+
 const RECORD_IMPORT: &str = "INSERT INTO facts (name, value) VALUES ('last_import', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 
 /// A taken address also costs a write and returns a row, so timing does not reveal that it is
@@ -374,8 +390,12 @@ pub(super) mod tests {
             [account("c", "c@x.example"), account("d", "a@x.example"), account("e", "e@x.example")];
         assert_eq!(store.insert_accounts(&several).await.unwrap(), Err(1));
         assert_eq!(store.last_import().await.unwrap(), None);
-        assert_eq!(store.accounts_after("").await.unwrap(), [account("a", "a@x.example")]);
-        assert_eq!(store.accounts_after("a@x.example").await.unwrap(), []);
+        let added = account("a", "a@x.example");
+        for order in [AccountOrder::Email, AccountOrder::Id] {
+            let read = store.accounts_after(order, None).await.unwrap();
+            assert_eq!(read, std::slice::from_ref(&added));
+            assert_eq!(store.accounts_after(order, Some(&added)).await.unwrap(), []);
+        }
         let mut seen = None;
         for id in ["f", "g"] {
             assert_eq!(store.insert_accounts(&[account(id, id)]).await.unwrap(), Ok(()));
@@ -383,6 +403,24 @@ pub(super) mod tests {
             assert!(noted.is_some() && noted != seen);
             seen = noted;
         }
+    }
+
+    #[tokio::test]
+    async fn no_account_is_passed_over_because_its_address_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(folder.path())).await.unwrap();
+        let mut accounts: Vec<_> = (0..ACCOUNTS_PAGE)
+            .map(|number| account(&format!("m{number:04}"), &format!("m{number:04}@x.example")))
+            .collect();
+        accounts.push(account("z", "z@x.example"));
+        assert_eq!(store.insert_accounts(&accounts).await.unwrap(), Ok(()));
+        let first = store.accounts_after(AccountOrder::Id, None).await.unwrap();
+        let change = AccountChange::Email("a@x.example");
+        store.change_account("z", change, revocation("subject", "z"), 9).await.unwrap().unwrap();
+        let second = store.accounts_after(AccountOrder::Id, first.last()).await.unwrap();
+        let read: Vec<_> = first.iter().chain(&second).map(|account| account.id.as_str()).collect();
+        assert_eq!(read.len(), accounts.len());
+        assert_eq!(read.last(), Some(&"z"));
     }
 
     /// A login whose password was checked before the change opens no session after it, and sessions

@@ -53,7 +53,7 @@ use sqlx::query::Query;
 use sqlx::{Any, AnyConnection};
 use uuid::Uuid;
 
-pub use self::accounts::{AccountChange, AccountRow};
+pub use self::accounts::{AccountChange, AccountOrder, AccountRow};
 pub use self::addresses::{AddressTaken, Gone, Moved, Unconfirmed};
 use self::ahead::Ahead;
 pub use self::ahead::LOWERED;

@@ -10,6 +10,7 @@ use crate::cli::Failure;
 use crate::cli::issuer::Issuer;
 use crate::identity::Email;
 use crate::identity::import::{self, BadLine, LineProblem};
+use crate::store::AccountOrder;
 
 pub(super) async fn import(issuer: &Issuer, path: &Path) -> Result<String, Failure> {
     let named = if path == Path::new("-") {
@@ -38,9 +39,9 @@ pub(super) async fn import(issuer: &Issuer, path: &Path) -> Result<String, Failu
         ))
     };
     let mut known = BTreeSet::new();
-    let mut page = issuer.accounts.after(None).await?;
+    let mut page = issuer.accounts.after(AccountOrder::Id, None).await?;
     while let Some(last) = page.last() {
-        let next = issuer.accounts.after(Some(last)).await?;
+        let next = issuer.accounts.after(AccountOrder::Id, Some(last)).await?;
         known.extend(page.into_iter().map(|account| account.email));
         page = next;
     }

@@ -14,7 +14,7 @@ use crate::identity::bodies::time;
 use crate::identity::second_factor::SecondFactors;
 use crate::identity::session::stale;
 use crate::identity::{Policy, address_of, is_verified};
-use crate::store::{AccountRow, SessionRow};
+use crate::store::{AccountOrder, AccountRow, SessionRow};
 
 /// Which accounts are listed.
 #[derive(Debug, Args)]
@@ -57,9 +57,9 @@ pub(super) async fn list(
             .map(str::to_owned)
             .to_vec(),
     ];
-    let mut page = issuer.accounts.after(None).await?;
+    let mut page = issuer.accounts.after(AccountOrder::Email, None).await?;
     while let Some(last) = page.last() {
-        let next = issuer.accounts.after(Some(last)).await?;
+        let next = issuer.accounts.after(AccountOrder::Email, Some(last)).await?;
         let listed = page.into_iter().filter(|account| filter.has(account));
         rows.extend(listed.map(|account| table_row(account, &ways, &issuer.policy)));
         page = next;
@@ -76,7 +76,7 @@ pub(super) async fn list(
 
 /// Prints a page at a time: all accounts at once could take more memory than there is.
 async fn list_as_json(issuer: &Issuer, filter: &Filter, ways: &Ways) -> Result<String, Failure> {
-    let mut page = issuer.accounts.after(None).await?;
+    let mut page = issuer.accounts.after(AccountOrder::Email, None).await?;
     let mut before = "[\n";
     while let Some(last) = page.last() {
         let mut text = String::new();
@@ -87,7 +87,7 @@ async fn list_as_json(issuer: &Issuer, filter: &Filter, ways: &Ways) -> Result<S
             before = ",\n";
         }
         print(&text)?;
-        page = issuer.accounts.after(Some(last)).await?;
+        page = issuer.accounts.after(AccountOrder::Email, Some(last)).await?;
     }
     Ok(if before == "[\n" { "[]\n" } else { "\n]\n" }.to_owned())
 }

@@ -24,7 +24,7 @@ use crate::identity::personal_tokens::PersonalTokens;
 use crate::identity::second_factor::SecondFactors;
 use crate::identity::strength::check_strength;
 use crate::identity::{Accounts, Email, address_of, is_unconfirmed};
-use crate::store::AccountRow;
+use crate::store::{AccountOrder, AccountRow};
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "When a command ends, every gateway that runs on the same store knows.")]
@@ -328,7 +328,7 @@ async fn end_sessions_now(issuer: &Issuer, account: &str) -> Result<bool, Failur
 
 /// Ends the sessions of all accounts, a page of them at a time: logins can come in between.
 async fn end_all_sessions(issuer: &Issuer) -> Result<String, Failure> {
-    let (mut count, mut page) = (0, issuer.accounts.after(None).await?);
+    let (mut count, mut page) = (0, issuer.accounts.after(AccountOrder::Id, None).await?);
     while let Some(last) = page.last() {
         issuer.accounts.end_sessions_of(&page, &issuer.policy, issuer.now).await.map_err(
             |error| {
@@ -345,7 +345,7 @@ async fn end_all_sessions(issuer: &Issuer) -> Result<String, Failure> {
         )?;
         count += page.len();
         issuer.record_several("logged_out_everywhere", page.len()).await?;
-        page = issuer.accounts.after(Some(last)).await?;
+        page = issuer.accounts.after(AccountOrder::Id, Some(last)).await?;
     }
     Ok(format!("ended every session of {}\n", accounts(count)))
 }
