@@ -332,7 +332,7 @@ mod tests {
     use super::session::{Began, Device, Keep};
     use super::*;
     use crate::revocation::Retention;
-    use crate::store::{LoginProof, test_settings};
+    use crate::store::{LoginProof, NewMail, test_settings};
     use crate::token::KeySet;
 
     const NOW: u64 = 1_800_000_000;
@@ -366,11 +366,14 @@ mod tests {
         identity.personal_tokens.add(&account, new, Some(&session.sid), NOW).await.unwrap();
         let store = identity.store.clone();
         issue::rotate(&store, policy.algorithm, false, NOW).await.unwrap();
+        let mail = NewMail { kind: "reset", email: "ann@example.com", ..NewMail::default() };
+        assert!(store.queue_mail(mail, 10, NOW.cast_signed()).await.unwrap());
         let count = async || {
             identity.keys.tend(&policy).await.unwrap();
             let tokens = identity.personal_tokens.of_account(&account.id).await.unwrap();
             let keys = store.signing_key_numbers().await.unwrap();
-            (identity.sessions.goes_on(&session.sid).await.unwrap(), tokens.len(), keys[0])
+            let mails = store.due_mail(NOW.cast_signed(), &[]).await.unwrap().len();
+            (identity.sessions.goes_on(&session.sid).await.unwrap(), tokens.len(), keys[0], mails)
         };
 
         let ahead = NOW + 10 * 365 * 24 * 3600;
@@ -379,19 +382,19 @@ mod tests {
         for _ in 0..2 {
             clock.set(ahead);
             identity.clean(&policy, &mut settled).await.unwrap();
-            assert_eq!(count().await, (true, 1, 1));
+            assert_eq!(count().await, (true, 1, 1, 1));
             clock.set(NOW);
             identity.clean(&policy, &mut settled).await.unwrap();
             clock.advance(Duration::from_hours(1));
             identity.clean(&policy, &mut settled).await.unwrap();
         }
-        assert_eq!(count().await, (true, 1, 1));
+        assert_eq!(count().await, (true, 1, 1, 1));
         // What is over is deleted in the end.
         clock.set(ahead);
         for _ in 0..2 {
             clock.advance(Duration::from_hours(1));
             identity.clean(&policy, &mut settled).await.unwrap();
         }
-        assert_eq!(count().await, (false, 0, 2));
+        assert_eq!(count().await, (false, 0, 2, 0));
     }
 }

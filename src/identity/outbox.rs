@@ -236,9 +236,14 @@ impl Outbox {
         }
     }
 
-    /// Deletes links that had expired long before `now`, in Unix seconds.
-    pub async fn prune(&self, now: i64) -> Result<(), StoreError> {
-        self.store.prune_links(now - KEEP_LINKS).await
+    /// Deletes links that had expired long before a settled time, in Unix seconds, and mail that had
+    /// waited for long without a try.
+    pub async fn prune(&self, settled: i64) -> Result<(), StoreError> {
+        for queued in self.store.drop_untried_mail(settled).await? {
+            let (kind, _) = kind_and_account(&queued);
+            tracing::error!(target: AUDIT, kind, tries = 0, "mail_given_up");
+        }
+        self.store.prune_links(settled - KEEP_LINKS).await
     }
 
     /// Begins to send what is due, as far as there is room: a server that is slow for one message
@@ -290,13 +295,6 @@ impl Outbox {
         policy: &Policy,
     ) -> Result<(), NotWritten> {
         let (kind, _) = kind_and_account(&row.kind);
-        let is_stale = self.now() - row.requested_at > GIVE_UP_AFTER;
-        if is_stale && row.attempts <= 1 {
-            // Nothing was sent in all that time, for example because the configuration had no
-            // `mail`. Nobody waits for it any longer.
-            tracing::error!(target: AUDIT, kind, tries = 0, "mail_given_up");
-            return Ok(self.store.remove_mail(row, self.now()).await?);
-        }
         let Some((account, letter)) = self.write(row, policy).await? else {
             return Ok(self.store.remove_mail(row, self.now()).await?);
         };
@@ -306,7 +304,7 @@ impl Outbox {
                 tracing::info!(target: AUDIT, kind, account, "mail_sent");
                 self.store.remove_mail(row, self.now()).await?;
             }
-            Err(error) if error.is_for_good() || is_stale => {
+            Err(error) if error.is_for_good() || tries >= MOST_TRIES => {
                 tracing::error!(target: AUDIT, kind, account, tries, cause = %error, "mail_given_up");
                 self.store.remove_mail(row, self.now()).await?;
             }
@@ -479,8 +477,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Seconds after which an attempt without a result is over. The mail server's timeouts are shorter.
 const LONGEST_TRY: i64 = mail::LONGEST.as_secs().cast_signed() + 30;
 
-/// Seconds for which a message is retried: nobody waits longer for a link.
-const GIVE_UP_AFTER: i64 = 4 * 3600;
+/// How often a message is tried, which takes about four hours: nobody waits longer for a link. The time
+/// of day does not count, since the clock may be wrong for a moment.
+const MOST_TRIES: i64 = 20;
 
 /// Links of one kind that an account gets within [`ENOUGH_WITHIN`]. More would let someone flood
 /// another person's mailbox.

@@ -75,10 +75,12 @@ impl Store {
     }
 
     /// Some of the mail that is due now, the one that has waited longest first. It includes mail
-    /// that was queued or tried while the clock was ahead. Passes over mail to addresses in or below
+    /// that was queued or tried while the clock was ahead. Mail that was never tried is not due after
+    /// [`LONGEST_WAIT`], which is undone if the clock turns out to be ahead. Passes over mail to addresses in or below
     /// the `busy` domains, at most [`MOST_BUSY`] of them: however much of it waits, the rest is found.
     pub async fn due_mail(&self, now: i64, busy: &[&str]) -> Result<Vec<MailRow>, StoreError> {
-        let mut asking = sqlx::query_as(DUE).bind(now).bind(now + MAX_AHEAD);
+        let mut asking =
+            sqlx::query_as(DUE).bind(now).bind(now + MAX_AHEAD).bind(now - LONGEST_WAIT);
         for place in 0..MOST_BUSY {
             // An empty pattern matches no address.
             let patterns = busy.get(place).map_or_else(Default::default, |domain| {
@@ -94,6 +96,15 @@ impl Store {
     pub async fn drop_mail_to_nobody(&self, now: i64) -> Result<(), StoreError> {
         self.write(sqlx::query(DROP_TO_NOBODY).bind(now)).await?;
         Ok(())
+    }
+
+    /// Drops mail that was never tried in [`LONGEST_WAIT`] before a settled time, and returns its kinds.
+    pub async fn drop_untried_mail(&self, settled: i64) -> Result<Vec<String>, StoreError> {
+        let mut writing = self.connections.write().await?;
+        let dropping = sqlx::query_as(DROP_UNTRIED).bind(settled - LONGEST_WAIT);
+        let dropped: Vec<(String,)> = writing.all(dropping).await?;
+        writing.commit().await?;
+        Ok(dropped.into_iter().map(|(kind,)| kind).collect())
     }
 
     /// Claims a row for an attempt, and schedules the next attempt at `again_at` in case nothing
@@ -291,7 +302,14 @@ const DROP_TO_NOBODY: &str = "DELETE FROM mail_outbox WHERE kind IN ('reset', 'v
     AND NOT EXISTS (SELECT 1 FROM accounts WHERE accounts.email = mail_outbox.email)";
 
 const DUE: &str = "SELECT kind, email, requested_at, attempts, asked, return_to, language, login FROM mail_outbox WHERE (next_at <= $1 OR next_at > $2) \
-    AND email NOT LIKE $3 AND email NOT LIKE $4 AND email NOT LIKE $5 AND email NOT LIKE $6 ORDER BY next_at LIMIT 50";
+    AND (attempts > 0 OR requested_at >= $3) AND email NOT LIKE $4 AND email NOT LIKE $5 AND email NOT LIKE $6 AND email NOT LIKE $7 ORDER BY next_at LIMIT 50";
+
+const DROP_UNTRIED: &str =
+    "DELETE FROM mail_outbox WHERE attempts = 0 AND requested_at < $1 RETURNING kind";
+
+/// Seconds for which mail waits for its first try, for example because the configuration has no
+/// `mail`: nobody waits for it any longer.
+const LONGEST_WAIT: i64 = 4 * 3600;
 
 /// How many domains [`DUE`] can pass over. No pattern needs an escape: domains are letters, digits and
 /// hyphens.
@@ -411,6 +429,8 @@ mod tests {
         assert_eq!(store.due_mail(NOW - 1, &[]).await.unwrap(), []);
         let after_clock_was_ahead = store.due_mail(NOW - 2 * MAX_AHEAD, &[]).await.unwrap();
         assert_eq!(after_clock_was_ahead.len(), 2);
+        // Nor does a clock that is ahead for a moment drop any.
+        assert_eq!(store.due_mail(NOW + LONGEST_WAIT + 2, &[]).await.unwrap(), []);
         let row = store.due_mail(NOW, &[]).await.unwrap().remove(0);
         let taken = store.claim_mail(&row, NOW + 60).await.unwrap().unwrap();
         assert_eq!((taken.email.as_str(), taken.attempts, taken.asked), ("a@example.com", 1, 1));
@@ -430,6 +450,17 @@ mod tests {
         assert_eq!(store.due_mail(NOW + 20, &[]).await.unwrap().len(), 1);
         store.remove_mail(&taken, NOW + 20).await.unwrap();
         assert_eq!(store.due_mail(NOW + 1000, &[]).await.unwrap(), []);
+        for email in ["tried@example.com", "old@example.com"] {
+            assert!(store.queue_mail(reset(email), 2, NOW).await.unwrap());
+            if email == "tried@example.com" {
+                let row = store.due_mail(NOW, &[]).await.unwrap().remove(0);
+                store.claim_mail(&row, NOW + 60).await.unwrap().unwrap();
+            }
+        }
+        assert!(store.drop_untried_mail(NOW + LONGEST_WAIT).await.unwrap().is_empty());
+        assert_eq!(store.drop_untried_mail(NOW + LONGEST_WAIT + 1).await.unwrap(), ["reset"]);
+        let left = store.due_mail(NOW + 2 * LONGEST_WAIT, &[]).await.unwrap();
+        assert_eq!((left.len(), &*left[0].email), (1, "tried@example.com"));
     }
 
     #[tokio::test]

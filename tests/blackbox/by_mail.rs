@@ -379,6 +379,40 @@ async fn unsent_mail_is_tried_again() {
     assert_eq!(read(&gateway.path("blocked/mail")).len(), 1);
 }
 
+/// Also one whose time is ahead, from when the clock was.
+#[tokio::test]
+async fn unsent_mail_is_given_up_after_twenty_tries() {
+    let setup = Gateway::setup(&MAILING.replace("'mail'", "'blocked/mail'")).file("blocked", "");
+    let gateway = setup.start().await;
+    assert_eq!(register(&gateway, "ann@example.com").await.status, 201);
+    let ask = json!({ "email": "ann@example.com" });
+    assert_eq!(post(&gateway, "/password/forgot", ask).await.status, 202);
+    let is = |message: &'static str| move |line: &Value| line["message"] == message;
+    gateway.log().until("it is tried", is("mail_not_sent")).await;
+    let last = "UPDATE mail_outbox SET next_at = 0, attempts = 19, requested_at = 4000000000";
+    sqlite(&gateway.path("portcullis.db"), last).await;
+    let given_up = gateway.log().until("it is given up", is("mail_given_up")).await;
+    assert_eq!(given_up["tries"], 20);
+}
+
+/// As if the clock were ahead for a moment.
+#[tokio::test]
+async fn mail_that_seems_too_old_waits_until_the_clock_is_right() {
+    let gateway = Gateway::start(MAILING).await;
+    for account in ["ann@example.com", "bob@example.com"] {
+        assert_eq!(register(&gateway, account).await.status, 201);
+    }
+    let database = gateway.path("portcullis.db");
+    let queue = "INSERT INTO mail_outbox (kind, email, requested_at, next_at, attempts, asked) \
+        VALUES ('reset', 'ann@example.com', CAST(strftime('%s') AS INTEGER) - 18000, 0, 0, 1)";
+    sqlite(&database, queue).await;
+    let ask = json!({ "email": "bob@example.com" });
+    assert_eq!(post(&gateway, "/password/forgot", ask).await.status, 202);
+    assert!(mails(&gateway, 1).await[0].contains("bob@example.com"));
+    sqlite(&database, "UPDATE mail_outbox SET requested_at = requested_at + 18000").await;
+    assert!(mails(&gateway, 2).await.iter().any(|mail| mail.contains("To: ann@example.com")));
+}
+
 /// Runs a statement on the database of a running gateway.
 pub async fn sqlite(database: &Path, sql: &str) {
     use sqlx::{Connection, Executor};
