@@ -1,6 +1,7 @@
 //! Passes a request to an endpoint of the built-in issuer: only what the gateway knows about it.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -12,13 +13,14 @@ use super::authenticate::Caller;
 use super::authorize::Permit;
 use super::body::{Body, ClientBody, RequestBody};
 use super::exchange::{Exchange, count};
-use super::matched::MatchedParts;
+use super::matched::{Matched, MatchedParts};
 use super::navigation::{asked_by, for_client};
 use super::observer::Observer;
 use super::refusal::Refusal;
 use super::route::{NoRoute, Route};
 use super::snapshot::Snapshot;
 use super::streams::End;
+use super::upstream::UpstreamFailure;
 use crate::identity::endpoints::{Action, Budget, CallerNeeded};
 use crate::identity::request::{LONGEST_BODY, account_named};
 use crate::identity::{Identity, IdentityError, Mount, Policy, Registration, Request};
@@ -41,7 +43,8 @@ impl Gateway {
             return Err(NoRoute::NotFound.into());
         };
         let mut asked = asked_by(permit.matched());
-        let answered = match read_body(body, snapshot, exchange).await {
+        let can_end = permit.caller().is_some() && needs_caller(permit.matched());
+        let answered = match read_body(body, snapshot, can_end, exchange).await {
             Ok(body) => {
                 if let Some(asked) = &mut asked {
                     asked.filled(&body);
@@ -213,10 +216,17 @@ impl Gateway {
     }
 }
 
-/// Reads the whole body, which is short.
+/// Whether the endpoint refuses requests without a caller.
+fn needs_caller(matched: &Matched<'_>) -> bool {
+    matches!(matched.endpoint(), Some(Ok(matched)) if matched.endpoint().caller == CallerNeeded::Yes)
+}
+
+/// Reads the whole body, which is short. `can_end`: only as long as the caller has access, like an
+/// upload to an application.
 async fn read_body(
     body: RequestBody,
     snapshot: &Snapshot,
+    can_end: bool,
     exchange: &mut Exchange,
 ) -> Result<Bytes, Refusal> {
     // The decision has already checked the declared length.
@@ -224,11 +234,14 @@ async fn read_body(
     let (mut body, upload) =
         ClientBody::new(body, most, snapshot.body_idle_timeout, Vec::new(), None);
     exchange.set_upload(upload);
-    let mut read = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        if let Some(data) = frame.map_err(super::upstream::UpstreamFailure::from)?.data_ref() {
-            read.extend_from_slice(data);
+    let mut reading = pin!(async move {
+        let mut read = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            if let Some(data) = frame.map_err(UpstreamFailure::from)?.data_ref() {
+                read.extend_from_slice(data);
+            }
         }
-    }
-    Ok(read.freeze())
+        Ok(read.freeze())
+    });
+    if can_end { exchange.unless_ended(reading.as_mut()).await? } else { reading.await }
 }

@@ -584,6 +584,7 @@ async fn a_body_that_arrives_after_the_end_of_its_session_does_nothing() {
             hold("GET", "/sessions", json!({})).await,
             hold("POST", "/logout-all", json!({})).await,
         ];
+        let (mut silent, _) = hold("POST", "/tokens", json!({ "name": "never" })).await;
         let welcome = hold("POST", "/logout", json!({ "refresh_token": tokens.refresh })).await;
         if ends_everywhere {
             let ended = gateway.command(&["user", "end-sessions", "ann@example.com"]).await;
@@ -597,6 +598,7 @@ async fn a_body_that_arrives_after_the_end_of_its_session_does_nothing() {
             connection.write(body).await;
             connection.response().await.is(401, "token_revoked");
         }
+        silent.response().await.is(401, "token_revoked");
         // A logout needs no caller.
         let (mut connection, body) = welcome;
         connection.write(body).await;
