@@ -8,7 +8,7 @@ use std::io;
 use std::time::Duration;
 
 use sqlx::any::AnyPoolOptions;
-use sqlx::{Any, AnyConnection, Connection, Executor, Transaction};
+use sqlx::{Any, AnyConnection, Connection, Executor, Row, Transaction};
 
 use super::connections::{Connections, Engine, Statements};
 use super::database::Postgres;
@@ -108,7 +108,7 @@ fn connect(database: &Postgres) -> Result<Connections, StoreError> {
     let url = database.url();
     let is_pooled = !database.caches_statements();
     let read_only = |count| {
-        let pool = pool(count);
+        let pool = pool(count).after_release(|connection, _| Box::pin(is_alive(connection)));
         // Behind a pooler, each transaction says it.
         let pool = if is_pooled {
             pool
@@ -119,6 +119,8 @@ fn connect(database: &Postgres) -> Result<Connections, StoreError> {
         };
         pool.connect_lazy(url)
     };
+    let writing =
+        |count| pool(count).after_release(|connection, _| Box::pin(can_write(connection)));
     Ok(Connections {
         statements: Statements::new(Engine {
             begin: BEGIN,
@@ -127,25 +129,32 @@ fn connect(database: &Postgres) -> Result<Connections, StoreError> {
             is_pooled,
             patience: Some(PATIENCE),
         }),
-        writer: pool(1).connect_lazy(url)?,
+        writer: writing(1).connect_lazy(url)?,
         readers: read_only(READERS)?,
         follower: read_only(1)?,
-        apart: pool(APART).connect_lazy(url)?,
+        apart: writing(APART).connect_lazy(url)?,
         files: None,
     })
 }
 
 fn pool(connections: u32) -> AnyPoolOptions {
-    AnyPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE).after_release(
-        |connection, _| {
-            Box::pin(async {
-                // A connection whose server does not answer must not occupy the pool. The error
-                // closes it without a farewell.
-                let answered = tokio::time::timeout(RELEASE_TIMEOUT, connection.ping()).await;
-                answered.map_err(|_| sqlx::Error::PoolTimedOut).flatten().map(|()| true)
-            })
-        },
-    )
+    AnyPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE)
+}
+
+/// Returns true if the server of a connection answers. Otherwise, the connection must not occupy the
+/// pool: the error closes it without a farewell.
+async fn is_alive(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
+    let answered = tokio::time::timeout(RELEASE_TIMEOUT, connection.ping()).await;
+    answered.map_err(|_| sqlx::Error::PoolTimedOut).flatten().map(|()| true)
+}
+
+/// The same, and whether the connection could write. It keeps the default of the time when it was
+/// opened, which an operator may have changed for a while.
+async fn can_write(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
+    let asking = connection.fetch_one("SHOW default_transaction_read_only");
+    let answered = tokio::time::timeout(RELEASE_TIMEOUT, asking).await;
+    let row = answered.map_err(|_| sqlx::Error::PoolTimedOut).flatten()?;
+    Ok(row.try_get::<String, _>(0)? == "off")
 }
 
 /// The number of tables in the schema, and how many of them are the table of schema steps.
@@ -168,7 +177,7 @@ pub(super) fn code(error: &sqlx::Error) -> Option<String> {
 pub(super) fn advice(code: &str) -> &'static str {
     match code {
         "25006" => {
-            "; the server is a standby that only reads: let `[store] database` name the primary"
+            "; the server only reads: let `[store] database` name the primary, or see why `default_transaction_read_only` is on"
         }
         "28000" | "28P01" => "; check user and password in the URL of `[store] database`",
         "3D000" => "; create the database that the URL of `[store] database` names",
@@ -239,7 +248,45 @@ mod tests {
     use std::process::Command;
 
     use super::server::PostgresServer;
-    use crate::store::testing::SERVER;
+    use crate::store::accounts::tests::account;
+    use crate::store::testing::{SERVER, postgres};
+    use crate::store::{Database, Store, StoreSettings, test_settings};
+
+    /// An operator lets a database only read for a while, for example before a switchover.
+    #[tokio::test]
+    async fn a_connection_that_could_only_read_is_replaced() {
+        let Some(server) = PostgresServer::start() else { return };
+        let folder = tempfile::tempdir().unwrap();
+        let database = postgres(&server.url(), folder.path());
+        let run = |sql: &str| {
+            let mut psql = Command::new("psql");
+            psql.args([database.url(), "-qc", sql])
+                .env("PGOPTIONS", "-c default_transaction_read_only=off");
+            assert!(psql.status().unwrap().success(), "{sql}");
+        };
+        let set = |value: &str| {
+            run(&format!(
+                "DO 'BEGIN EXECUTE format(''ALTER DATABASE %I SET default_transaction_read_only = {value}'', current_database()); END'"
+            ));
+        };
+        let settings = StoreSettings {
+            database: Database::Postgres(database.clone()),
+            ..test_settings(folder.path())
+        };
+        let store = Store::open(&settings).await.unwrap();
+        set("on");
+        run(
+            "SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()",
+        );
+        // The connections that were ended are noticed first.
+        let mut told = String::new();
+        while !told.contains("only reads") {
+            told =
+                store.insert_account(&account("a", "a@x.example")).await.unwrap_err().to_string();
+        }
+        set("off");
+        assert!(store.insert_account(&account("a", "a@x.example")).await.unwrap());
+    }
 
     /// The tests of everything that uses the store run once more, on PostgreSQL.
     #[test]

@@ -28,7 +28,7 @@ pub(crate) fn test_settings(folder: &Path) -> StoreSettings {
     }
 }
 
-fn postgres(server: &str, folder: &Path) -> Postgres {
+pub(super) fn postgres(server: &str, folder: &Path) -> Postgres {
     let mut hasher = DefaultHasher::new();
     folder.hash(&mut hasher);
     let name = format!("t{:x}", hasher.finish());
