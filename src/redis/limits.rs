@@ -160,8 +160,13 @@ if seconds * 1000 + nanos / 1e6 > tonumber(ARGV[#ARGV]) then return redis.error_
 local ahead, wait = {}, 0
 for i = 1, #KEYS do
   local interval, tolerance = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
-  -- Never more than the whole budget, even if the clock went back or the limit became smaller.
-  ahead[i] = math.min(read(KEYS[i]), interval + tolerance)
+  local most = interval + tolerance
+  ahead[i] = read(KEYS[i])
+  if ahead[i] > most then
+    -- The clock went back, or the limit became smaller. From now on, the budget is replenished in time.
+    ahead[i] = most
+    write(KEYS[i], most)
+  end
   wait = math.max(wait, ahead[i] - tolerance)
 end
 if wait > 0 then return {0, {wait}} end
@@ -319,6 +324,24 @@ mod tests {
         ));
         let life: u64 = server.run(&["PTTL", "portcullis:limit:group"]).parse().unwrap();
         assert!((110_000..=120_000).contains(&life), "{life}");
+    }
+
+    /// Those who had logged in meanwhile would be refused for a day.
+    #[tokio::test]
+    async fn a_clock_that_was_ahead_costs_a_budget_at_most() {
+        let Some(server) = server::Redis::start(&[]) else { return };
+        let client = redis::Client::open(server.url()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let (interval, tolerance) = (60 * NANOS, 60 * NANOS);
+        let budget = [Budget { name: "ahead".into(), interval, tolerance }];
+        let now = 1_795_981_568_000_000;
+        let mut verdicts = Vec::new();
+        for seconds in [86_400, 0, 30, 61] {
+            let scripts = scripts(now + seconds * 1_000_000);
+            let verdict = scripts.take(&budget, NEVER, &mut connection).await.unwrap();
+            verdicts.push(matches!(verdict, Verdict::Taken(_)));
+        }
+        assert_eq!(verdicts, [true, false, false, true]);
     }
 
     #[tokio::test]
