@@ -282,6 +282,10 @@ fn parse_name(written: &str) -> Result<Option<String>, Failure> {
 
 async fn set_disabled(issuer: &Issuer, email: &str, disabled: bool) -> Result<String, Failure> {
     let account = account_by_email(&issuer.accounts, email).await?;
+    if !disabled && account.disabled == 0 {
+        // Its sessions would end.
+        return Ok(format!("{} is enabled already\n", called(&account)));
+    }
     issuer
         .accounts
         .set_disabled(&account.id, disabled, &issuer.policy, issuer.now)
