@@ -113,6 +113,9 @@ pub enum IdentityError {
     /// The hashing queue is full.
     #[error(transparent)]
     Overloaded(HashError),
+    /// More sessions of one account are to be renewed than the store can write.
+    #[error("too many sessions of this account are renewed at once")]
+    TooManyRenewals,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -156,7 +159,7 @@ impl IdentityError {
             Self::NoCaller | Self::NothingToEnd(_) => Reason::CredentialsMissing,
             Self::TokenRevoked => Reason::TokenRevoked,
             Self::Limited { .. } => Reason::RateLimited,
-            Self::Overloaded(_) | Self::MailFull(_) => Reason::Overloaded,
+            Self::Overloaded(_) | Self::MailFull(_) | Self::TooManyRenewals => Reason::Overloaded,
             Self::Store(_) | Self::Keys(_) | Self::Stopping => Reason::StoreUnavailable,
         }
     }

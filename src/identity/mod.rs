@@ -111,6 +111,8 @@ pub struct Identity {
     hasher: Hasher,
     /// For each account, the one request that lists its sessions.
     listing: Turns,
+    /// For each account, the one request that renews a session.
+    renewing: Turns,
     second_factors: SecondFactors,
     personal_tokens: PersonalTokens,
     tickets: Tickets,
@@ -167,6 +169,7 @@ impl Identity {
             keys,
             hasher,
             listing: Turns::default(),
+            renewing: Turns::default(),
             budgets: Budgets::default(),
             clock,
             metrics,

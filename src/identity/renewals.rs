@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::error::IdentityError;
 use super::session::{Device, Presenter, RefreshError, RefreshToken};
+use super::turns::Turn;
 use super::{Identity, Policy};
 
 /// A session with a new access token.
@@ -95,7 +96,10 @@ impl Identity {
         let work = || {
             let (identity, policy) = (Arc::clone(self), Arc::clone(policy));
             let (cookie, device) = (cookie.to_owned(), device());
-            async move { identity.renew_now(&cookie, presenter, &device, &policy).await }
+            async move {
+                let _turn = identity.turn_to_renew(token).await?;
+                identity.renew_now(&cookie, presenter, &device, &policy).await
+            }
         };
         let shared_for = policy.refresh_reuse_interval;
         self.share(&self.renewals.rotated, token, stale, shared_for, work).await
@@ -117,7 +121,10 @@ impl Identity {
         let work = || {
             let (identity, policy) = (Arc::clone(self), Arc::clone(policy));
             let cookie = cookie.to_owned();
-            async move { identity.lend_now(&cookie, token, &policy).await }
+            async move {
+                let _turn = identity.turn_to_renew(token).await?;
+                identity.lend_now(&cookie, token, &policy).await
+            }
         };
         self.share(&self.renewals.lent, token, stale, policy.access_token_ttl, work).await
     }
@@ -158,6 +165,18 @@ impl Identity {
             // The task is gone with the runtime.
             Err(_) => Err(NotRenewed::Unavailable(Arc::new(IdentityError::Stopping))),
         }
+    }
+
+    /// Waits until no other session of the same account is renewed. The store writes one thing at a
+    /// time, and an account may have any number of sessions.
+    async fn turn_to_renew(&self, token: RefreshToken) -> Result<Turn, NotRenewed> {
+        let turn = async {
+            let account = self.sessions.account_of(&token.session.to_string()).await?;
+            let account = account.ok_or(RefreshError::Invalid)?.id;
+            let turn = self.renewing.wait(&account, LONGEST_WAIT).await;
+            turn.map_err(|_| IdentityError::TooManyRenewals)
+        };
+        turn.await.map_err(|error| self.not_renewed(error))
     }
 
     async fn renew_now(
@@ -331,6 +350,9 @@ impl fmt::Debug for Renewed {
         f.write_str("[secret]")
     }
 }
+
+/// How long a renewal waits for others of its account.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// How long it is remembered that a session has ended, at least.
 const ENDED_FOR: Duration = Duration::from_secs(10);

@@ -3,7 +3,7 @@
 //! The hashing queue is short. Without turns, a client could fill it with requests for one account.
 //! With them an account has one place in the queue, and its other requests wait here. Addresses
 //! without an account take turns too, so the timing does not reveal which is which. Requests that list
-//! the sessions of an account take turns as well.
+//! the sessions of an account take turns as well, and those that renew them.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
