@@ -1,14 +1,15 @@
 //! Connects to an application by name (RFC 8305).
 //!
 //! A name can have an address that does not respond. The next one is tried after a short delay, in
-//! parallel with those before it. From then on, the address that responded is tried first.
+//! parallel with those before it. From then on, the address that responded is tried first, and one
+//! that accepted a connection without being of use is tried last.
 
 use std::collections::VecDeque;
 use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -77,8 +78,38 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// Connects to one application, and remembers which of its addresses responded.
 #[derive(Debug, Default)]
-pub(super) struct Dialer {
-    preferred: Mutex<Option<SocketAddr>>,
+pub(super) struct Dialer(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The address that accepted the last connection.
+    preferred: Option<SocketAddr>,
+    /// The one that was last of no use, although it had accepted a connection.
+    avoided: Option<SocketAddr>,
+    /// Whether there are others.
+    are_several: bool,
+}
+
+/// A connection that an address has accepted. If this is dropped before it succeeds, other addresses
+/// are tried first from then on.
+pub(super) struct Trial<'a> {
+    dialer: &'a Dialer,
+    address: Option<SocketAddr>,
+}
+
+impl Trial<'_> {
+    /// Notes that the address is of use.
+    pub(super) fn succeeded(mut self) {
+        self.address = None;
+    }
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        if let Some(address) = self.address {
+            self.dialer.avoid(address);
+        }
+    }
 }
 
 impl Dialer {
@@ -94,7 +125,26 @@ impl Dialer {
         self.connect(found).await
     }
 
+    /// Begins to find out whether the other end of a new connection is of use.
+    pub(super) fn trial(&self, stream: &TcpStream) -> Trial<'_> {
+        Trial { dialer: self, address: stream.peer_addr().ok() }
+    }
+
+    /// Tries this address last from now on.
+    pub(super) fn avoid(&self, address: SocketAddr) {
+        let mut known = self.known();
+        known.preferred.take_if(|preferred| *preferred == address);
+        known.avoided = Some(address);
+    }
+
+    /// Whether an address is avoided and there are others.
+    pub(super) fn knows_another(&self) -> bool {
+        let known = self.known();
+        known.are_several && known.avoided.is_some()
+    }
+
     async fn connect(&self, found: Vec<SocketAddr>) -> Result<TcpStream, ConnectError> {
+        self.known().are_several = found.len() > 1;
         let mut left = self.in_order(found);
         let mut attempts = JoinSet::new();
         let mut last = ConnectError::NoAddress;
@@ -110,7 +160,7 @@ impl Dialer {
             tokio::select! {
                 Some(attempt) = attempts.join_next() => match attempt {
                     Ok(Ok((stream, address))) => {
-                        *self.preferred() = Some(address);
+                        self.known().preferred = Some(address);
                         return Ok(stream);
                     }
                     Ok(Err(error)) => last = ConnectError::Io(error),
@@ -122,7 +172,7 @@ impl Dialer {
     }
 
     /// Sorts the addresses: first the one that responded last, then both families in turn, starting
-    /// with the one that the system prefers (RFC 8305 §4).
+    /// with the one that the system prefers (RFC 8305 §4), and last the one that is avoided.
     fn in_order(&self, found: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
         let prefers_v6 = found.first().is_some_and(SocketAddr::is_ipv6);
         let (preferred, others): (Vec<_>, Vec<_>) =
@@ -136,17 +186,17 @@ impl Dialer {
             }
             ordered.extend(pair.into_iter().flatten());
         }
-        let preferred = *self.preferred();
-        if let Some(at) = ordered.iter().position(|address| Some(*address) == preferred)
-            && let Some(address) = ordered.remove(at)
-        {
-            ordered.push_front(address);
-        }
-        ordered
+        let Known { preferred, avoided, .. } = *self.known();
+        let mut take = |address| {
+            let at = ordered.iter().position(|other| Some(*other) == address)?;
+            ordered.remove(at)
+        };
+        let (first, last) = (take(preferred), take(avoided));
+        first.into_iter().chain(ordered).chain(last).collect()
     }
 
-    fn preferred(&self) -> std::sync::MutexGuard<'_, Option<SocketAddr>> {
-        self.preferred.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -249,6 +299,23 @@ mod tests {
         assert_eq!(dialer.in_order(vec![dead, good]), [good, dead]);
     }
 
+    /// Such as a TLS terminator that hangs.
+    #[tokio::test]
+    async fn an_address_that_accepts_and_is_of_no_use_is_tried_last() {
+        let [(useless, _first), (good, _second)] = [listening().await, listening().await];
+        let dialer = Dialer::default();
+        let connect = || dialer.connect(vec![useless, good]);
+        let stream = connect().await.unwrap();
+        dialer.trial(&stream).succeeded();
+        assert_eq!(dialer.in_order(vec![useless, good]), [useless, good]);
+        assert!(!dialer.knows_another());
+        drop(dialer.trial(&stream));
+        assert!(dialer.knows_another());
+        assert_eq!(connect().await.unwrap().peer_addr().unwrap(), good);
+        dialer.connect(vec![useless]).await.unwrap();
+        assert!(!dialer.knows_another());
+    }
+
     #[tokio::test]
     async fn after_a_refused_connection_the_next_address_is_tried_at_once() {
         let (refused, closed) = listening().await;
@@ -317,8 +384,10 @@ mod tests {
         let dialer = Dialer::default();
         assert_eq!(dialer.in_order(vec![a6, b6, a4, b4]), [a6, a4, b6, b4]);
         assert_eq!(dialer.in_order(vec![a4, b4, a6]), [a4, a6, b4]);
-        *dialer.preferred() = Some(b4);
+        dialer.known().preferred = Some(b4);
         assert_eq!(dialer.in_order(vec![a6, b6, a4, b4]), [b4, a6, a4, b6]);
         assert_eq!(dialer.in_order(vec![a6]), [a6]);
+        dialer.avoid(b4);
+        assert_eq!(dialer.in_order(vec![b4, b6, a4, a6]), [b6, a4, a6, b4]);
     }
 }

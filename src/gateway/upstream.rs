@@ -15,6 +15,7 @@ mod response;
 mod settings;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -262,7 +263,12 @@ impl Upstream {
             let response = pin!(connection.sender.send_request(request));
             match self.exchange(response, &mut connection.timer, upload, Instant::now()).await? {
                 Ok(response) => Ok((response, self.lease(worker, connection, is_alone))),
-                Err(error) => Err(failure(error, upload)),
+                Err(error) => {
+                    if !connection.socket.has_received() {
+                        self.avoid(connection.peer);
+                    }
+                    Err(failure(error, upload))
+                }
             }
         }
     }
@@ -298,6 +304,9 @@ impl Upstream {
             };
             if stream.greeting().is_http1() {
                 return Err(UpstreamFailure::NotHttp2);
+            }
+            if stream.greeting().is_missing() {
+                self.avoid(stream.peer());
             }
             let lost = Lost::by(error.error());
             if matches!(lost, Some(Lost::Connection | Lost::Farewell)) {
@@ -442,32 +451,68 @@ impl Upstream {
 
     async fn connect(&self) -> Result<Box<Connection>, ConnectError> {
         let Application::Unix { path } = &self.settings.application else {
-            let stream = self.dial().await?;
-            return match &self.tls {
-                None => Connection::new(Coalescing(stream)).await,
-                Some(Tls { http1, name, .. }) => {
-                    Connection::new(http1.connect(name.clone(), stream).await?).await
-                }
-            };
+            return self.dialed(|stream| self.http1_over(stream)).await;
         };
         let stream = dial::open_unix(path, self.settings.connect_timeout).await?;
-        Connection::new(Coalescing(stream)).await
+        Connection::new(Coalescing(stream), None).await
+    }
+
+    async fn http1_over(&self, stream: TcpStream) -> Result<Box<Connection>, ConnectError> {
+        let peer = stream.peer_addr().ok();
+        let Some(Tls { http1, name, .. }) = &self.tls else {
+            return Connection::new(Coalescing(stream), peer).await;
+        };
+        Connection::new(http1.connect(name.clone(), stream).await?, peer).await
     }
 
     async fn connect_http2(&self) -> Result<http2::Connected, ConnectError> {
         let Application::Unix { path } = &self.settings.application else {
-            let stream = self.dial().await?;
-            dial::notice_loss(&stream)?;
-            let Some(Tls { http2, name, .. }) = &self.tls else {
-                return http2::Connected::new(stream).await;
-            };
-            let stream = http2.connect(name.clone(), stream).await.map_err(no_protocol)?;
-            if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
-                return Err(ConnectError::NotHttp2);
-            }
-            return http2::Connected::new(stream).await;
+            return self.dialed(|stream| self.http2_over(stream)).await;
         };
-        http2::Connected::new(dial::open_unix(path, self.settings.connect_timeout).await?).await
+        let stream = dial::open_unix(path, self.settings.connect_timeout).await?;
+        http2::Connected::new(stream, None).await
+    }
+
+    async fn http2_over(&self, stream: TcpStream) -> Result<http2::Connected, ConnectError> {
+        let peer = stream.peer_addr().ok();
+        dial::notice_loss(&stream)?;
+        let Some(Tls { http2, name, .. }) = &self.tls else {
+            return http2::Connected::new(stream, peer).await;
+        };
+        let stream = http2.connect(name.clone(), stream).await.map_err(no_protocol)?;
+        if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+            return Err(ConnectError::NotHttp2);
+        }
+        http2::Connected::new(stream, peer).await
+    }
+
+    /// Dials, and begins a connection over the stream. If that fails, tries another address: nothing
+    /// of a request has left.
+    async fn dialed<T, F: Future<Output = Result<T, ConnectError>>>(
+        &self,
+        begin: impl Fn(TcpStream) -> F,
+    ) -> Result<T, ConnectError> {
+        let mut is_second = false;
+        loop {
+            let stream = self.dial().await?;
+            let trial = self.dialer.trial(&stream);
+            let begun = begin(stream).await;
+            match &begun {
+                Ok(_) => trial.succeeded(),
+                Err(_) => drop(trial),
+            }
+            if begun.is_ok() || is_second || !self.dialer.knows_another() {
+                return begun;
+            }
+            is_second = true;
+        }
+    }
+
+    /// Notes that this address accepted a connection, and then ended it without a byte.
+    fn avoid(&self, peer: Option<SocketAddr>) {
+        if let Some(peer) = peer {
+            self.dialer.avoid(peer);
+        }
     }
 
     async fn dial(&self) -> Result<TcpStream, ConnectError> {

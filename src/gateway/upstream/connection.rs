@@ -1,5 +1,7 @@
 //! One HTTP/1.1 connection to an application.
 
+use std::net::SocketAddr;
+
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -18,6 +20,8 @@ pub(super) struct Connection {
     /// The timer for the response head. It is kept across exchanges, since it need not be set anew
     /// for each.
     pub(super) timer: IdleTimer,
+    /// The address that accepted it.
+    pub(super) peer: Option<SocketAddr>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -26,6 +30,7 @@ impl Connection {
     /// from the idle ones to the response, and back.
     pub(super) async fn new(
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: Option<SocketAddr>,
     ) -> Result<Box<Self>, ConnectError> {
         let socket = SocketState::default();
         let io = WatchedSocket::new(io, socket.clone());
@@ -46,6 +51,7 @@ impl Connection {
             sender,
             socket,
             timer: IdleTimer::default(),
+            peer,
             _task: AbortOnDropHandle::new(task),
         }))
     }

@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -47,6 +48,8 @@ struct Multiplexed {
     /// Reads how many requests the application permits now. `None`: the connection has ended.
     permitted: Box<dyn Fn() -> Option<usize> + Send + Sync>,
     greeting: Greeting,
+    /// The address that accepted it.
+    peer: Option<SocketAddr>,
     unanswered: Mutex<Unanswered>,
     idle_since: Mutex<Instant>,
     _task: AbortOnDropHandle<()>,
@@ -162,6 +165,7 @@ impl Connected {
     /// Begins HTTP/2 on an open stream.
     pub(super) async fn new(
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: Option<SocketAddr>,
     ) -> Result<Self, ConnectError> {
         let greeting = Greeting::default();
         let noted = greeting.clone();
@@ -206,6 +210,7 @@ impl Connected {
             permitted: Box::new(permitted),
             unanswered: Mutex::new(Unanswered { arrived: greeting.times(), since: Instant::now() }),
             greeting,
+            peer,
             idle_since: Mutex::new(Instant::now()),
             _task: AbortOnDropHandle::new(task),
         })))
@@ -279,6 +284,11 @@ impl Stream {
     /// How the application has begun the connection.
     pub(super) fn greeting(&self) -> &Greeting {
         &self.0.greeting
+    }
+
+    /// The address that has accepted the connection.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        self.0.peer
     }
 
     /// What sends requests on the connection.
@@ -383,7 +393,7 @@ mod tests {
                 // SETTINGS: MAX_CONCURRENT_STREAMS is 1.
                 far.write_all(&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 1]).await?;
                 locked(&open).push(far);
-                Connected::new(near).await
+                Connected::new(near, None).await
             };
             let connect = async { connect.await.map_err(UpstreamFailure::Unreachable) };
             http2.take_or_connect(Duration::from_secs(1), connect)
