@@ -4,9 +4,11 @@
 //! Bodies are not collected. A frame is passed on when the other side asks for one, so a slow
 //! reader slows down the writer (back-pressure).
 
+use std::error::Error;
+use std::fmt;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::upstream::UpstreamBody;
 use super::watched_socket::SocketState;
+use crate::reason::Reason;
 
 /// A response body, either from the upstream or written by the gateway.
 #[derive(Debug)]
@@ -181,6 +184,8 @@ impl IdleTimer {
 /// connection to the upstream owns, and the exchange that waits for the response.
 #[derive(Debug)]
 pub struct Upload {
+    /// The client's body. `None`: nobody wants the rest of it.
+    inner: Mutex<Option<RequestBody>>,
     begun: Instant,
     /// Milliseconds from `begun` to the last byte.
     last: AtomicU64,
@@ -195,25 +200,61 @@ pub struct Upload {
     waiting: Mutex<Option<Waker>>,
     /// The connection that carries it.
     socket: Mutex<Option<SocketState>>,
+    /// The task that reads the body, while it waits for the client.
+    reading: Mutex<Option<Waker>>,
+    /// Whether the body was dropped: all of it was handed over, or none is sent any more.
+    is_dropped: AtomicBool,
+    /// What counts it among those that are unwanted and not yet dropped.
+    lingering: Mutex<Option<Arc<AtomicUsize>>>,
 }
 
 /// Why a request body did not arrive.
-#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UploadFailure {
     /// More bytes than `max_body`.
-    #[error("the body is larger than max_body")]
     TooLarge,
     /// No byte for `body_idle_timeout`.
-    #[error("the client stopped in the middle of the body")]
     Idle,
     /// The client broke its framing, or disconnected.
-    #[error("the client aborted the body")]
     Broken,
+    /// The response is over.
+    Unwanted,
+}
+
+impl UploadFailure {
+    /// The reason that the client and the log are given.
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::TooLarge => Reason::BodyTooLarge,
+            Self::Idle | Self::Broken | Self::Unwanted => Reason::FramingInvalid,
+        }
+    }
+}
+
+impl fmt::Display for UploadFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooLarge => "the body is larger than max_body",
+            Self::Idle => "the client stopped in the middle of the body",
+            Self::Broken => "the client aborted the body",
+            Self::Unwanted => "the response ended before the body",
+        })
+    }
+}
+
+impl Error for UploadFailure {
+    /// The code with which hyper resets the stream of an HTTP/2 application. By itself it says that
+    /// the gateway has failed, which ends some applications (RFC 9113 §7).
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        static CANCEL: LazyLock<h2::Error> = LazyLock::new(|| h2::Reason::CANCEL.into());
+        Some(&*CANCEL)
+    }
 }
 
 impl Upload {
-    fn new() -> Arc<Self> {
+    fn new(inner: RequestBody) -> Arc<Self> {
         Arc::new(Self {
+            inner: Mutex::new(Some(inner)),
             begun: Instant::now(),
             last: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -223,6 +264,9 @@ impl Upload {
             is_long: AtomicBool::new(false),
             waiting: Mutex::default(),
             socket: Mutex::default(),
+            reading: Mutex::default(),
+            is_dropped: AtomicBool::new(false),
+            lingering: Mutex::default(),
         })
     }
 
@@ -257,16 +301,72 @@ impl Upload {
         self.awaits_client.load(Ordering::Acquire)
     }
 
+    /// Whether the application has taken nothing of it for this long although there is more.
+    pub(super) fn is_stuck_for(&self, patience: Duration) -> bool {
+        !self.is_dropped.load(Ordering::Acquire)
+            && !self.awaits_client()
+            && self.last_progress().elapsed() >= patience
+    }
+
+    /// Ends it, because its response is over: otherwise the client could go on sending to an HTTP/2
+    /// application for as long as it likes. If hyper holds a part that the application does not
+    /// take, it learns of that later, and the upload counts as `lingering` until then.
+    pub(super) fn end(&self, lingering: &Arc<AtomicUsize>) {
+        let rest = locked(&self.inner).take();
+        drop(rest);
+        let mut counted = locked(&self.lingering);
+        if !self.is_dropped.load(Ordering::Acquire) && counted.is_none() {
+            lingering.fetch_add(1, Ordering::Relaxed);
+            *counted = Some(Arc::clone(lingering));
+        }
+        drop(counted);
+        if let Some(reading) = locked(&self.reading).take() {
+            reading.wake();
+        }
+    }
+
+    /// The next frame of the client's body, and whether it holds the last announced byte. `None`:
+    /// nobody wants it.
+    fn poll_inner(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<(Option<Result<Frame<Bytes>, hyper::Error>>, bool)>> {
+        let mut inner = locked(&self.inner);
+        let Some(body) = &mut *inner else { return Poll::Ready(None) };
+        let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
+            set_waker(&self.reading, cx);
+            return Poll::Pending;
+        };
+        // On HTTP/2, the stream may end in a frame of its own.
+        let is_last = body.is_end_stream() || body.size_hint().exact() == Some(0);
+        Poll::Ready(Some((frame, is_last)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        locked(&self.inner).as_ref().is_some_and(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        locked(&self.inner).as_ref().map_or_else(SizeHint::default, HttpBody::size_hint)
+    }
+
+    /// Notes that the body was dropped.
+    fn dropped(&self) {
+        let rest = locked(&self.inner).take();
+        drop(rest);
+        let mut counted = locked(&self.lingering);
+        self.is_dropped.store(true, Ordering::Release);
+        if let Some(lingering) = counted.take() {
+            lingering.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     /// Whether it runs for long. If not, the calling task is woken when it does.
     pub(super) fn is_long(&self, cx: &Context<'_>) -> bool {
         if self.is_long.load(Ordering::Acquire) {
             return true;
         }
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *waiting {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => *waiting = Some(cx.waker().clone()),
-        }
+        set_waker(&self.waiting, cx);
         self.is_long.load(Ordering::Acquire)
     }
 
@@ -274,21 +374,19 @@ impl Upload {
         if self.is_long.swap(true, Ordering::AcqRel) {
             return;
         }
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(waiting) = waiting {
+        if let Some(waiting) = locked(&self.waiting).take() {
             waiting.wake();
         }
     }
 
     /// Notes that the body is sent on this connection from now on.
     pub(super) fn sent_over(&self, socket: &SocketState) {
-        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket.clone());
+        *locked(&self.socket) = Some(socket.clone());
     }
 
     /// Whether earlier bytes still wait for the upstream to take them.
     fn is_blocked(&self) -> bool {
-        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        socket.as_ref().is_some_and(SocketState::is_full)
+        locked(&self.socket).as_ref().is_some_and(SocketState::is_full)
     }
 
     fn progressed(&self, bytes: usize) {
@@ -304,9 +402,24 @@ impl Upload {
             UploadFailure::TooLarge => 1,
             UploadFailure::Idle => 2,
             UploadFailure::Broken => 3,
+            // Not the client's fault.
+            UploadFailure::Unwanted => 0,
         };
         self.failure.store(code, Ordering::Release);
         failure
+    }
+}
+
+/// No panic can leave it half-changed.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Has the calling task woken from here.
+fn set_waker(waker: &Mutex<Option<Waker>>, cx: &Context<'_>) {
+    match &mut *locked(waker) {
+        Some(waker) => waker.clone_from(cx.waker()),
+        none => *none = Some(cx.waker().clone()),
     }
 }
 
@@ -385,7 +498,6 @@ pub struct ClientBody(Option<Box<Streaming>>);
 
 #[derive(Debug)]
 struct Streaming {
-    inner: RequestBody,
     upload: Arc<Upload>,
     max: u64,
     idle: Duration,
@@ -393,6 +505,12 @@ struct Streaming {
     /// Trailer fields that may be forwarded (RFC 9110 §6.5).
     trailers: Vec<HeaderName>,
     gate: Option<Arc<Gate>>,
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        self.upload.dropped();
+    }
 }
 
 impl ClientBody {
@@ -408,9 +526,8 @@ impl ClientBody {
         if inner.is_end_stream() {
             return (Self(None), None);
         }
-        let upload = Upload::new();
+        let upload = Upload::new(inner);
         let streaming = Streaming {
-            inner,
             upload: Arc::clone(&upload),
             max,
             idle,
@@ -423,12 +540,12 @@ impl ClientBody {
 
     /// Whether there is a body of unknown length.
     pub fn has_unknown_length(&self) -> bool {
-        self.0.as_ref().is_some_and(|streaming| streaming.inner.size_hint().exact().is_none())
+        self.0.as_ref().is_some_and(|streaming| streaming.upload.size_hint().exact().is_none())
     }
 
     /// The announced number of bytes, if known.
     pub fn announced(&self) -> Option<u64> {
-        self.0.as_ref().and_then(|streaming| streaming.inner.size_hint().exact())
+        self.0.as_ref().and_then(|streaming| streaming.upload.size_hint().exact())
     }
 }
 
@@ -447,13 +564,13 @@ impl HttpBody for ClientBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|streaming| streaming.inner.is_end_stream())
+        self.0.as_ref().is_none_or(|streaming| streaming.upload.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
         self.0
             .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), |streaming| streaming.inner.size_hint())
+            .map_or_else(|| SizeHint::with_exact(0), |streaming| streaming.upload.size_hint())
     }
 }
 
@@ -473,13 +590,14 @@ impl Streaming {
             self.timer.reset();
             return Poll::Pending;
         }
-        let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
+        let (frame, is_last) = match self.upload.poll_inner(cx) {
+            Poll::Ready(None) => return Poll::Ready(Some(Err(UploadFailure::Unwanted))),
+            Poll::Ready(Some(polled)) => polled,
             Poll::Pending => {
                 self.upload.awaits_client.store(true, Ordering::Release);
                 ready!(self.poll_idle(cx));
                 return Poll::Ready(Some(Err(self.upload.fail(UploadFailure::Idle))));
             }
-            Poll::Ready(frame) => frame,
         };
         self.timer.reset();
         self.upload.awaits_client.store(false, Ordering::Release);
@@ -489,7 +607,7 @@ impl Streaming {
                 None
             }
             Some(Err(_)) => Some(Err(self.upload.fail(UploadFailure::Broken))),
-            Some(Ok(frame)) => self.pass(frame),
+            Some(Ok(frame)) => self.pass(frame, is_last),
         })
     }
 
@@ -503,7 +621,11 @@ impl Streaming {
         self.timer.poll(self.idle, cx)
     }
 
-    fn pass(&mut self, frame: Frame<Bytes>) -> Option<Result<Frame<Bytes>, UploadFailure>> {
+    fn pass(
+        &mut self,
+        frame: Frame<Bytes>,
+        is_last: bool,
+    ) -> Option<Result<Frame<Bytes>, UploadFailure>> {
         if let Some(data) = frame.data_ref() {
             self.upload.progressed(data.len());
             if self.upload.bytes() > self.max {
@@ -512,7 +634,7 @@ impl Streaming {
             if self.upload.bytes() > LONG_BYTES {
                 self.upload.runs_long();
             }
-            if self.inner.is_end_stream() {
+            if is_last {
                 self.upload.complete.store(true, Ordering::Release);
             }
             return Some(Ok(frame));
@@ -561,16 +683,14 @@ impl Gate {
     fn set(&self, state: u8) -> bool {
         let is_set =
             self.state.compare_exchange(0, state, Ordering::AcqRel, Ordering::Acquire).is_ok();
-        if is_set
-            && let Some(waker) = self.waker.lock().unwrap_or_else(PoisonError::into_inner).take()
-        {
+        if is_set && let Some(waker) = locked(&self.waker).take() {
             waker.wake();
         }
         is_set
     }
 
     fn poll_open(&self, timer: &mut IdleTimer, cx: &mut Context<'_>) -> Poll<()> {
-        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+        set_waker(&self.waker, cx);
         match self.state.load(Ordering::Acquire) {
             Self::OPEN => Poll::Ready(()),
             Self::SHUT => Poll::Pending,

@@ -414,7 +414,15 @@ impl Exchange {
 
     fn broke_off(&mut self, error: &BodyError) {
         let reason = match error {
-            BodyError::Upstream(_) | BodyError::Unfinished => Reason::UpstreamFailed,
+            BodyError::Upstream(_) | BodyError::Unfinished => {
+                if let Some(failure) = self.upload.as_ref().and_then(|upload| upload.failure()) {
+                    // The client broke off its body, with which the upstream's stream has ended.
+                    self.outcome = Outcome::of_refusal(failure.reason());
+                    self.decision = Some(failure.reason());
+                    return;
+                }
+                Reason::UpstreamFailed
+            }
             BodyError::Idle(_) | BodyError::Total => Reason::UpstreamTimeout,
             // Caused by the client, or by the gateway: the decision about it stands, or is changed
             // at the end.

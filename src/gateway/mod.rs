@@ -526,7 +526,7 @@ impl Gateway {
                 outgoing,
                 body,
                 gate.clone(),
-                upload.as_deref(),
+                upload.as_ref(),
                 begun.into(),
             ));
             let sent = match &upload {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::authenticate::{Unauthenticated, Verifier};
-use super::body::{Body, UploadFailure};
+use super::body::Body;
 use super::dialect::VerifyFault;
 use super::framing::FramingFault;
 use super::guard::Denied;
@@ -188,10 +188,7 @@ impl Refusal {
             Self::Ended { reason, .. } => *reason,
             Self::HeadersTooLarge => Reason::HeadersTooLarge,
             Self::Framing(_) => Reason::FramingInvalid,
-            Self::BodyTooLarge
-            | Self::Upstream(UpstreamFailure::Upload(UploadFailure::TooLarge)) => {
-                Reason::BodyTooLarge
-            }
+            Self::BodyTooLarge => Reason::BodyTooLarge,
             Self::Upstream(failure) => match failure {
                 UpstreamFailure::Timeout
                 | UpstreamFailure::NonePermitted
@@ -206,7 +203,7 @@ impl Refusal {
                 | UpstreamFailure::NoGreeting(_)
                 | UpstreamFailure::Protocol
                 | UpstreamFailure::Framing(_) => Reason::UpstreamFailed,
-                UpstreamFailure::Upload(_) => Reason::FramingInvalid,
+                UpstreamFailure::Upload(failure) => failure.reason(),
             },
         }
     }

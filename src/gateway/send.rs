@@ -33,7 +33,7 @@ impl Upstream {
         outgoing: Outgoing<'_>,
         body: ClientBody,
         gate: Option<Arc<Gate>>,
-        upload: Option<&Upload>,
+        upload: Option<&Arc<Upload>>,
         now: Instant,
     ) -> impl Future<Output = Result<(Response<Incoming>, Lease), UpstreamFailure>> {
         self.dispatch(worker, outgoing.into_request(body, gate), upload, now)

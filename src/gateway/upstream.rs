@@ -185,7 +185,7 @@ impl Upstream {
         self: &Arc<Self>,
         worker: usize,
         request: Request<ClientBody>,
-        upload: Option<&Upload>,
+        upload: Option<&Arc<Upload>>,
         now: Instant,
     ) -> impl Future<Output = Result<(Response<Incoming>, Lease), UpstreamFailure>> {
         // Boxed: it has space for the request, and each of the functions around this one would copy
@@ -219,7 +219,7 @@ impl Upstream {
         self: &Arc<Self>,
         worker: usize,
         mut request: Request<ClientBody>,
-        upload: Option<&Upload>,
+        upload: Option<&Arc<Upload>>,
         now: Instant,
     ) -> impl Future<Output = Result<(Response<Incoming>, Lease), UpstreamFailure>> {
         async move {
@@ -229,6 +229,7 @@ impl Upstream {
             {
                 return Box::pin(self.multiplexed((http2, worker), request, upload)).await;
             }
+            let upload = upload.map(Arc::as_ref);
             let is_alone = self.sends_alone(&request);
             if is_alone && !request.headers().contains_key(header::UPGRADE) {
                 let has_te = request.headers().contains_key(header::TE);
@@ -279,22 +280,23 @@ impl Upstream {
         self: &Arc<Self>,
         (http2, worker): (&Http2, usize),
         mut request: Request<ClientBody>,
-        upload: Option<&Upload>,
+        carried: Option<&Arc<Upload>>,
     ) -> Result<(Response<Incoming>, Lease), UpstreamFailure> {
         http2::translate(&mut request, self.settings.application.scheme());
+        let upload = carried.map(Arc::as_ref);
         let mut attempts = 0;
         loop {
             attempts += 1;
             let is_last = attempts == MOST_ATTEMPTS;
-            let stream = self.stream(http2, is_last).await?;
+            let mut stream = self.stream(http2, is_last).await?;
             let again = Repeat::of(&request);
             let response = pin!(stream.sender().try_send_request(request));
             let mut timer = IdleTimer::default();
             let exchange = self.exchange(response, &mut timer, upload, Instant::now());
             let patience = self.settings.response_timeout.min(SILENCE);
-            let mut error = match http2.watch(&stream, patience, exchange).await {
+            let mut error = match http2.watch(&stream, (patience, upload), exchange).await {
                 Ok(Ok(response)) => {
-                    stream.answered();
+                    stream.answered(carried);
                     let held = Held::Http2(stream);
                     return Ok((response, Lease::new(self, worker, held, Duration::ZERO)));
                 }

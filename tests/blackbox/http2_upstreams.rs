@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::harness::{Gateway, h2, within};
+use crate::harness::{Connection, Gateway, h2, within};
 
 /// What ends connections may be another request on them.
 #[tokio::test]
@@ -307,6 +307,84 @@ async fn the_log_says_if_an_application_permits_no_requests() {
     within(application).await.unwrap();
 }
 
+/// What the client still sends reaches no application, and takes no place on the connection.
+#[tokio::test]
+async fn an_upload_ends_with_its_response() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = Gateway::start(&config_for(&listener)).await;
+    let application = tokio::spawn(async move {
+        // MAX_CONCURRENT_STREAMS.
+        let mut stream = accept(&listener, &[0, 3, 0, 0, 0, 1]).await;
+        let upload = next_request(&mut stream).await;
+        while next_frame(&mut stream).await != (DATA, upload) {}
+        stream.write_all(&frame(HEADERS, END, upload, OK)).await.unwrap();
+        while next_frame(&mut stream).await != (RST_STREAM, upload) {}
+        let request = next_request(&mut stream).await;
+        stream.write_all(&frame(HEADERS, END, request, OK)).await.unwrap();
+        stream
+    });
+    let mut client = begin_upload(&gateway).await;
+    assert_eq!(client.response().await.status, 200);
+    assert_eq!(gateway.get("/").send().await.status, 200, "{}", gateway.log().errors());
+    within(application).await.unwrap();
+}
+
+/// The application permits one request, and does not take the body of the first. It gets no other one
+/// here until the connection has ended.
+#[tokio::test]
+async fn an_upload_that_is_not_taken_keeps_its_place() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = Gateway::start(&config_for(&listener)).await;
+    let application = tokio::spawn(async move {
+        // MAX_CONCURRENT_STREAMS and INITIAL_WINDOW_SIZE.
+        let settings = [0, 3, 0, 0, 0, 1, 0, 4, 0, 0, 0, 0];
+        let mut full = accept(&listener, &settings).await;
+        let upload = next_request(&mut full).await;
+        full.write_all(&frame(HEADERS, END, upload, OK)).await.unwrap();
+        answer_all(accept(&listener, &[]).await);
+        // Nothing uses it.
+        while full.read(&mut [0; 1024]).await.unwrap() > 0 {}
+    });
+    let mut client = begin_upload(&gateway).await;
+    assert_eq!(client.response().await.status, 200);
+    assert_eq!(gateway.get("/").send().await.status, 200, "{}", gateway.log().errors());
+    within(application).await.unwrap();
+}
+
+/// The window of a connection serves all of its bodies, and one that is not read can use it up.
+#[tokio::test]
+async fn a_connection_that_takes_no_bodies_gets_no_more_requests() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = Gateway::start(&impatient(&listener)).await;
+    let application = tokio::spawn(async move {
+        // INITIAL_WINDOW_SIZE.
+        let mut stuck = accept(&listener, &[0, 4, 0, 0, 0, 0]).await;
+        next_request(&mut stuck).await;
+        // It is not silent.
+        let pings = async {
+            loop {
+                let _ = stuck.write_all(&frame(PING, 0, 0, &[0; 8])).await;
+                next_frame(&mut stuck).await;
+            }
+        };
+        tokio::select! {
+            () = pings => {}
+            working = accept(&listener, &[]) => answer_all(working),
+        }
+    });
+    let form = || gateway.request("POST", "/").body("a form").send();
+    form().await.is(504, "upstream_timeout");
+    assert_eq!(form().await.status, 200, "{}", gateway.log().errors());
+    within(application).await.unwrap();
+}
+
+/// Sends the head and the first bytes of a request.
+async fn begin_upload(gateway: &Gateway) -> Connection {
+    let mut client = gateway.connect().await;
+    client.write("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 1000\r\n\r\nab").await;
+    client
+}
+
 /// With a short `response_timeout`.
 fn impatient(listener: &TcpListener) -> String {
     config_for(listener).replace("http2 = true", "http2 = true, response_timeout = '300ms'")
@@ -382,6 +460,7 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 
 /// An error code.

@@ -784,6 +784,24 @@ async fn a_broken_response_is_recognisable_as_incomplete() {
     assert_eq!(gateway.log().lines().iter().filter(is_warning).count(), 1);
 }
 
+/// The application sends its response while it reads the body.
+#[tokio::test]
+async fn a_client_that_breaks_off_its_upload_is_not_taken_for_a_broken_upstream() {
+    let gateway = Gateway::start(&with("", "")).await;
+    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n";
+    gateway.upstream().does_at("/both", vec![write(head), Step::Hold]);
+    let mut client = gateway.connect().await;
+    let request =
+        "POST /both HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n";
+    client.write(request).await;
+    assert_eq!(client.head().await.unwrap().status, 200);
+    client.write("zz\r\n").await;
+    let line = gateway.access("/both").await;
+    let said = (&line["outcome"], &line["reason"]);
+    assert_eq!(said, (&"refused".into(), &"framing_invalid".into()), "{line}");
+    assert!(gateway.log().lines().iter().all(|line| line["message"] != "the response broke off"));
+}
+
 /// Responds like an HTTP/2-only server: with its settings.
 #[tokio::test]
 async fn an_upstream_that_uses_http_2_is_reported() {

@@ -6,15 +6,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
 use http::uri::{Authority, Parts, Scheme};
 use http::{Request, Uri, header};
 use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::rt::Executor;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::io::InspectReader;
 use tokio_util::task::AbortOnDropHandle;
@@ -22,7 +24,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::ConnectError;
 use super::failure::{MAX_HEAD, UpstreamFailure};
 use super::greeting::Greeting;
-use crate::gateway::body::ClientBody;
+use crate::gateway::body::{ClientBody, Upload};
 use crate::gateway::watched_socket::{SocketState, WatchedSocket};
 
 /// The HTTP/2 connections of one worker to one application.
@@ -43,6 +45,9 @@ struct Multiplexed {
     sender: SendRequest<ClientBody>,
     /// The number of requests in flight.
     streams: AtomicUsize,
+    /// The number of uploads that the application does not take although their responses are over.
+    /// They count among the requests that it permits.
+    lingering: Arc<AtomicUsize>,
     /// Whether a response has arrived.
     has_answered: AtomicBool,
     /// Reads how many requests the application permits now. `None`: the connection has ended.
@@ -52,8 +57,14 @@ struct Multiplexed {
     peer: Option<SocketAddr>,
     unanswered: Mutex<Unanswered>,
     idle_since: Mutex<Instant>,
+    /// What drives the connection.
+    driver: Tasks,
     _task: AbortOnDropHandle<()>,
 }
+
+/// The tasks of a connection. The first one drives it.
+#[derive(Clone, Default)]
+struct Tasks(Arc<OnceLock<AbortHandle>>);
 
 /// The first request since bytes last arrived.
 struct Unanswered {
@@ -63,7 +74,11 @@ struct Unanswered {
 }
 
 /// The place of one request on a connection, until its response has ended.
-pub(super) struct Stream(Arc<Multiplexed>);
+pub(super) struct Stream {
+    connection: Arc<Multiplexed>,
+    /// Its body, once a response has arrived: it ends with it.
+    upload: Option<Arc<Upload>>,
+}
 
 impl Http2 {
     /// A place on an open connection, if one has room. The first one is filled first.
@@ -111,44 +126,57 @@ impl Http2 {
         // otherwise all take a place on it.
         let _ = timeout(GREETING, connection.greeting.arrived()).await;
         self.open().push(Arc::clone(&connection));
-        Ok(Stream(connection))
+        Ok(Stream::first(connection))
     }
 
     /// Takes a connection that was lost from the list before its own task has noticed: the next
     /// attempt would be lost on it too. It is closed when its requests have ended.
     pub(super) fn forget(&self, stream: &Stream) {
-        self.open().retain(|connection| !Arc::ptr_eq(connection, &stream.0));
+        self.open().retain(|connection| !Arc::ptr_eq(connection, &stream.connection));
     }
 
     /// Waits for the response to a request. A connection on which nothing has arrived for `patience`
     /// when the wait ends, whoever ends it, gets no other request: it may be dead although new ones
-    /// work.
+    /// work. Neither does one that has taken nothing of the request's body for as long: bodies that
+    /// an application does not read can use up the window of all others (RFC 9113 §5.2.1).
     pub(super) async fn watch<T>(
         &self,
         stream: &Stream,
-        patience: Duration,
+        (patience, upload): (Duration, Option<&Upload>),
         response: impl Future<Output = T>,
     ) -> T {
-        stream.0.sends();
-        let _wait = Wait { http2: self, stream, patience };
+        stream.connection.sends();
+        let wait = Wait { http2: self, stream, patience, upload };
+        let mut response = pin!(response);
+        while upload.is_some() {
+            if let Ok(response) = timeout(patience, response.as_mut()).await {
+                return response;
+            }
+            if wait.is_stuck() {
+                self.forget(stream);
+                break;
+            }
+        }
         response.await
     }
 
     /// What the timeout of a request says about its connection. One that permits no requests may do
     /// so for good: it gets no other.
     pub(super) fn timed_out(&self, stream: &Stream) -> UpstreamFailure {
-        if (stream.0.permitted)() == Some(0) {
+        if (stream.connection.permitted)() == Some(0) {
             self.forget(stream);
             return UpstreamFailure::NonePermitted;
         }
         UpstreamFailure::Timeout
     }
 
-    /// Closes the connections that have been without a request for this long.
+    /// Closes the connections that have been without a request for this long. Those on which an upload
+    /// lingers are closed after their last request.
     pub(super) fn sweep(&self, keep_idle: Duration, now: Instant) {
         self.open().retain(|connection| {
             let is_used = connection.streams.load(Ordering::Relaxed) > 0;
             !connection.sender.is_closed()
+                && connection.lingering.load(Ordering::Relaxed) == 0
                 && (is_used || now.duration_since(*connection.idle_since()) < keep_idle)
         });
     }
@@ -171,7 +199,8 @@ impl Connected {
         let noted = greeting.clone();
         let io = WatchedSocket::new(io, SocketState::default());
         let io = InspectReader::new(io, move |bytes: &[u8]| noted.note(bytes));
-        let (sender, connection) = Builder::new(TokioExecutor::new())
+        let driver = Tasks::default();
+        let (sender, connection) = Builder::new(driver.clone())
             .initial_max_send_streams(MAX_STREAMS)
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
             .initial_stream_window_size(WINDOW)
@@ -206,12 +235,14 @@ impl Connected {
         Ok(Self(Arc::new(Multiplexed {
             sender,
             streams: AtomicUsize::new(1),
+            lingering: Arc::default(),
             has_answered: AtomicBool::new(false),
             permitted: Box::new(permitted),
             unanswered: Mutex::new(Unanswered { arrived: greeting.times(), since: Instant::now() }),
             greeting,
             peer,
             idle_since: Mutex::new(Instant::now()),
+            driver,
             _task: AbortOnDropHandle::new(task),
         })))
     }
@@ -220,7 +251,7 @@ impl Connected {
 impl Connected {
     /// Its first request is the only one.
     pub(super) fn alone(self) -> Stream {
-        Stream(self.0)
+        Stream::first(self.0)
     }
 }
 
@@ -230,12 +261,41 @@ struct Wait<'a> {
     http2: &'a Http2,
     stream: &'a Stream,
     patience: Duration,
+    upload: Option<&'a Upload>,
+}
+
+impl Wait<'_> {
+    fn is_stuck(&self) -> bool {
+        self.upload.is_some_and(|upload| upload.is_stuck_for(self.patience))
+    }
 }
 
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
-        if self.stream.0.is_silent_for(self.patience) {
+        if self.stream.connection.is_silent_for(self.patience) || self.is_stuck() {
             self.http2.forget(self.stream);
+        }
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "hyper ends the tasks with their connection, and this can end the connection"
+    )]
+    fn execute(&self, task: F) {
+        let task = tokio::spawn(task);
+        self.0.get_or_init(|| task.abort_handle());
+    }
+}
+
+impl Drop for Multiplexed {
+    /// hyper would wait for the uploads, and the application may never take them.
+    fn drop(&mut self) {
+        if self.lingering.load(Ordering::Relaxed) > 0
+            && let Some(driver) = self.driver.0.get()
+        {
+            driver.abort();
         }
     }
 }
@@ -262,6 +322,11 @@ impl Multiplexed {
 }
 
 impl Stream {
+    /// The place of the first request on a connection, which is counted already.
+    fn first(connection: Arc<Multiplexed>) -> Self {
+        Self { connection, upload: None }
+    }
+
     /// A place on this connection, if it has room.
     fn on(connection: &Arc<Multiplexed>) -> Option<Self> {
         let most = match (connection.permitted)()? {
@@ -269,38 +334,43 @@ impl Stream {
             0 if !connection.has_answered.load(Ordering::Relaxed) => MAX_STREAMS,
             most => most,
         };
-        if connection.streams.fetch_add(1, Ordering::Relaxed) < most {
-            return Some(Self(Arc::clone(connection)));
+        let lingering = connection.lingering.load(Ordering::Relaxed);
+        if connection.streams.fetch_add(1, Ordering::Relaxed) + lingering < most {
+            return Some(Self::first(Arc::clone(connection)));
         }
         connection.streams.fetch_sub(1, Ordering::Relaxed);
         None
     }
 
-    /// Notes that a response has arrived.
-    pub(super) fn answered(&self) {
-        self.0.has_answered.store(true, Ordering::Relaxed);
+    /// Notes that a response has arrived, with which this upload ends.
+    pub(super) fn answered(&mut self, upload: Option<&Arc<Upload>>) {
+        self.connection.has_answered.store(true, Ordering::Relaxed);
+        self.upload = upload.cloned();
     }
 
     /// How the application has begun the connection.
     pub(super) fn greeting(&self) -> &Greeting {
-        &self.0.greeting
+        &self.connection.greeting
     }
 
     /// The address that has accepted the connection.
     pub(super) fn peer(&self) -> Option<SocketAddr> {
-        self.0.peer
+        self.connection.peer
     }
 
     /// What sends requests on the connection.
     pub(super) fn sender(&self) -> SendRequest<ClientBody> {
-        self.0.sender.clone()
+        self.connection.sender.clone()
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        *self.0.idle_since() = Instant::now();
-        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+        if let Some(upload) = &self.upload {
+            upload.end(&self.connection.lingering);
+        }
+        *self.connection.idle_since() = Instant::now();
+        self.connection.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -81,13 +81,14 @@ impl Lease {
         self.upstream.settings.idle_timeout
     }
 
-    /// Puts the connection back, idle since `now`.
-    fn keep(&mut self, now: Instant) {
+    /// Puts the connection back, idle since `now`, unless this upload still runs on it.
+    fn keep(&mut self, now: Instant, upload: Option<&Upload>) {
         if let Some(bounds) = &mut self.bounds {
             bounds.slot = None;
         }
         let Some(Held::Http1(connection)) = self.held.take() else { return };
-        if self.keep_for.is_zero() || connection.sender.is_closed() {
+        let is_whole = upload.is_none_or(Upload::is_complete);
+        if self.keep_for.is_zero() || connection.sender.is_closed() || !is_whole {
             return;
         }
         let mut idle = self.upstream.idle(self.worker);
@@ -136,7 +137,7 @@ impl UpstreamBody {
     ) -> Self {
         let ended = inner.is_end_stream().then_some(now);
         if ended.is_some() {
-            lease.keep(now);
+            lease.keep(now, upload.as_deref());
         }
         let mut body = Self {
             inner,
@@ -213,7 +214,7 @@ impl UpstreamBody {
     fn end(&mut self) {
         let now = Instant::now();
         self.ended = Some(now);
-        self.lease.keep(now);
+        self.lease.keep(now, self.upload.as_deref());
     }
 }
 
