@@ -31,8 +31,8 @@ const KNOWN_TO_SERVER: [(&str, &str); 16] = [
         "how a connection is read; `explain` reads one without the rest",
     ),
     ("body::BodyError", "a response that its HTTP/2 client does not read is ended from outside"),
-    ("body::RequestBody", "what the gateway does not read of it is given back to its connection"),
-    ("body::UnreadBodies", "the connection takes that"),
+    ("upload::RequestBody", "what the gateway does not read of it is given back to its connection"),
+    ("upload::UnreadBodies", "the connection takes that"),
     ("Gateway", "a connection hands its requests to `Gateway::handle`"),
     (
         "Snapshot",
@@ -66,7 +66,7 @@ const KNOWN_TO_ADMIN: [(&str, &str); 2] = [
 ];
 
 /// The gateway's files in order: each may use those before it.
-const WALK: [&str; 52] = [
+const WALK: [&str; 53] = [
     "target",
     "scheme",
     "token_names",
@@ -81,6 +81,7 @@ const WALK: [&str; 52] = [
     "dialect",
     "constant_headers",
     "watched_socket",
+    "upload",
     "body",
     "framing",
     "dial",

@@ -6,12 +6,13 @@ use http::{HeaderName, HeaderValue, Method, Response, header};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 
-use super::body::{Body, ClientBody, UploadFailure};
+use super::body::Body;
 use super::constant_headers::shown;
 use super::origin::is_navigation;
 use super::outgoing::Outgoing;
 use super::route::{Pattern, Route, Segment};
 use super::snapshot::Snapshot;
+use super::upload::{ClientBody, UploadFailure};
 use super::upstream::Application;
 use crate::identity::Mount;
 use crate::identity::pages::{self, Echoed};

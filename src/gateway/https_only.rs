@@ -6,7 +6,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 
 use super::Gateway;
-use super::body::{Body, RequestBody};
+use super::body::Body;
 use super::client::Peer;
 use super::exchange::{Exchange, RecordedBody};
 use super::framing::without_body;
@@ -15,6 +15,7 @@ use super::observer::Observer;
 use super::refusal::Refusal;
 use super::snapshot::Snapshot;
 use super::target::{Ambiguity, TargetError};
+use super::upload::RequestBody;
 use super::worker::Worker;
 
 impl Gateway {

@@ -15,8 +15,9 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::BodyExt;
 
-use super::body::{Body, ClientBody};
+use super::body::Body;
 use super::target::{Relaxations, Target};
+use super::upload::ClientBody;
 use crate::clock::Clock;
 use crate::keys::{Keys, Renewal};
 use crate::revocation::Revocations;

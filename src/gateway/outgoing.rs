@@ -11,7 +11,6 @@ use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri,
 use hyper::upgrade::OnUpgrade;
 
 use super::authorize::Permit;
-use super::body::{ClientBody, Gate};
 use super::exchange_ids::{ExchangeIds, TRACEPARENT, X_REQUEST_ID};
 use super::headers::{
     HOP_BY_HOP, HeaderRules, METHOD_OVERRIDES, NOT_IN_TRAILERS, connection_names, same_folded,
@@ -21,6 +20,7 @@ use super::matched::MatchedParts;
 use super::refusal::Refusal;
 use super::token_memo::set_identity_headers;
 use super::token_names::{TokenNames, cookie_pairs};
+use super::upload::{ClientBody, Gate};
 
 /// A request that may be sent. Only [`Outgoing::prepare`] makes one, from a [`Permit`].
 ///

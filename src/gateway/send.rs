@@ -7,10 +7,10 @@ use http::{Response, Version, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::body::{ClientBody, Gate, Upload};
 use super::framing::{FramingFault, is_without_content, may_have_extra_bytes, settle_response};
 use super::outgoing::{Outgoing, fields_for_hop, strip_response};
 use super::token_names::TokenNames;
+use super::upload::{ClientBody, Gate, Upload};
 use super::upstream::{Lease, Upstream, UpstreamFailure};
 
 impl Upstream {
@@ -22,7 +22,7 @@ impl Upstream {
     /// // A plain request is not enough: it takes an `Outgoing`, which only a permit can become.
     /// async fn send(
     ///     upstream: &std::sync::Arc<portcullis::gateway::upstream::Upstream>,
-    ///     request: http::Request<portcullis::gateway::body::ClientBody>,
+    ///     request: http::Request<portcullis::gateway::upload::ClientBody>,
     /// ) {
     ///     let _ = upstream.dispatch(0, request, None, tokio::time::Instant::now()).await;
     /// }

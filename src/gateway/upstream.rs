@@ -38,9 +38,9 @@ use self::repeat::Repeat;
 use self::response::Held;
 pub use self::response::{Lease, UpstreamBody};
 pub use self::settings::{Application, KeepAlive, UpstreamSettings};
-use super::body::{ClientBody, IdleTimer, Upload};
 pub use super::dial::ConnectError;
 use super::dial::{self, Dialer};
+use super::upload::{ClientBody, IdleTimer, Upload};
 use crate::coalesce::Coalescing;
 use crate::reason::Reason;
 use crate::telemetry::fold::Fold;
@@ -492,13 +492,13 @@ impl Upstream {
     /// of a request has left.
     async fn dialed<T, F: Future<Output = Result<T, ConnectError>>>(
         &self,
-        begin: impl Fn(TcpStream) -> F,
+        over: impl Fn(TcpStream) -> F,
     ) -> Result<T, ConnectError> {
         let mut is_second = false;
         loop {
             let stream = self.dial().await?;
             let trial = self.dialer.trial(&stream);
-            let begun = begin(stream).await;
+            let begun = over(stream).await;
             match &begun {
                 Ok(_) => trial.succeeded(),
                 Err(_) => drop(trial),

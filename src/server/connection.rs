@@ -27,11 +27,11 @@ use super::stalls::{Stalls, StreamTasks};
 use super::stream::{Busy, ClientStream, ConnectionState, MAX_DISCARDED, Timeouts};
 use super::unsent::MAX_UNSENT;
 use crate::coalesce::Coalescing;
-use crate::gateway::body::RequestBody;
 use crate::gateway::certificate::ClientCertificate;
 use crate::gateway::client::{Door, Peer};
 use crate::gateway::exchange::RecordedBody;
 use crate::gateway::snapshot::{ConnectionLimits, Tls};
+use crate::gateway::upload::RequestBody;
 use crate::gateway::worker::Worker;
 use crate::gateway::{Gateway, Snapshot};
 

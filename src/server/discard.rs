@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use super::stream::{ConnectionState, LINGER, MAX_DISCARDED};
-use crate::gateway::body::UnreadBodies;
+use crate::gateway::upload::UnreadBodies;
 
 impl UnreadBodies for ConnectionState {
     /// The task ends with the body, with the connection, or after [`LINGER`].

@@ -12,10 +12,11 @@ use http::{Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::Exchange;
-use crate::gateway::body::{Body, BodyError, LONG_AFTER, LONG_BYTES};
+use crate::gateway::body::{Body, BodyError};
 use crate::gateway::grpc;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::streams::{End, Kind, StreamBytes, Unread};
+use crate::gateway::upload::{LONG_AFTER, LONG_BYTES};
 use crate::identity::Renewed;
 use crate::reason::Reason;
 

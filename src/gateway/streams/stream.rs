@@ -8,11 +8,11 @@ use std::task::{Context, Poll, Waker};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, header};
 
-use crate::gateway::body::Upload;
 use crate::gateway::grpc;
 use crate::gateway::guard::{Denied, Place};
 use crate::gateway::stream_rule::StreamRule;
 use crate::gateway::token_memo::TokenMemo;
+use crate::gateway::upload::Upload;
 use crate::reason::Reason;
 use crate::token::Remembered;
 

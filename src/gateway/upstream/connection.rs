@@ -9,7 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::ConnectError;
 use super::failure::MAX_HEAD;
-use crate::gateway::body::{ClientBody, IdleTimer, Upload};
+use crate::gateway::upload::{ClientBody, IdleTimer, Upload};
 use crate::gateway::watched_socket::{SocketState, WatchedSocket};
 
 /// A connection to the application. Dropping it closes the connection.

@@ -1,9 +1,9 @@
 //! Why an upstream gave no response.
 
 use super::ConnectError;
-use crate::gateway::body::UploadFailure;
 use crate::gateway::dial::told;
 use crate::gateway::framing::FramingFault;
+use crate::gateway::upload::UploadFailure;
 
 /// Why there was no response.
 #[derive(Debug, thiserror::Error)]

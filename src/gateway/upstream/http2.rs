@@ -24,7 +24,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::ConnectError;
 use super::failure::{MAX_HEAD, UpstreamFailure};
 use super::greeting::Greeting;
-use crate::gateway::body::{ClientBody, Upload};
+use crate::gateway::upload::{ClientBody, Upload};
 use crate::gateway::watched_socket::{SocketState, WatchedSocket};
 
 /// The HTTP/2 connections of one worker to one application.

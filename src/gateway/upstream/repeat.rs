@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use http_body::Body as _;
 
 use super::http2::Lost;
-use crate::gateway::body::ClientBody;
+use crate::gateway::upload::ClientBody;
 
 /// Whether a request may be sent twice: it has no body, and its method is idempotent (RFC 9110
 /// §9.2.2).

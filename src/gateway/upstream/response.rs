@@ -13,8 +13,9 @@ use tokio::time::{Instant, Sleep};
 
 use super::http2::Stream;
 use super::{Connection, Idle, MAX_IDLE, Slot, Upstream};
-use crate::gateway::body::{BodyError, IdleTimer, LONG_AFTER, Upload};
+use crate::gateway::body::BodyError;
 use crate::gateway::headers::strip_trailers;
+use crate::gateway::upload::{IdleTimer, LONG_AFTER, Upload};
 
 /// The connection that a response is being read from. It is kept when the response ends, and closed
 /// when this is dropped before that. On HTTP/2, only the stream is closed then.
