@@ -99,7 +99,7 @@ pub struct Upload {
 }
 
 /// A frame of the client's body, and whether it holds the last announced byte.
-type Polled = (Option<Result<Frame<Bytes>, hyper::Error>>, bool);
+type Polled = (Option<Result<Frame<Bytes>, UploadFailure>>, bool);
 
 /// Why a request body did not arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,6 +228,11 @@ impl Upload {
         };
         // On HTTP/2, the stream may end in a frame of its own.
         let is_last = body.is_end_stream() || body.size_hint().exact() == Some(0);
+        let frame = match frame {
+            // hyper reports a stream that was reset without an error as ended.
+            None if body.is_http2 && !body.is_end_stream() => Some(Err(UploadFailure::Broken)),
+            frame => frame.map(|frame| frame.map_err(|_| UploadFailure::Broken)),
+        };
         Poll::Ready(Some((frame, is_last)))
     }
 
@@ -332,19 +337,27 @@ pub trait UnreadBodies: std::fmt::Debug + Send + Sync {
 pub struct RequestBody {
     incoming: Option<Incoming>,
     unread: Option<Arc<dyn UnreadBodies>>,
+    is_http2: bool,
 }
 
 impl RequestBody {
     /// Creates a body whose unread rest goes to `unread`.
     pub fn with_unread(incoming: Incoming, unread: &Arc<impl UnreadBodies + 'static>) -> Self {
         let unread = (!incoming.is_end_stream()).then(|| Arc::clone(unread) as _);
-        Self { incoming: Some(incoming), unread }
+        Self { incoming: Some(incoming), unread, is_http2: false }
+    }
+
+    /// Says that it came over HTTP/2.
+    #[must_use]
+    pub fn over_http2(mut self) -> Self {
+        self.is_http2 = true;
+        self
     }
 }
 
 impl From<Incoming> for RequestBody {
     fn from(incoming: Incoming) -> Self {
-        Self { incoming: Some(incoming), unread: None }
+        Self { incoming: Some(incoming), unread: None, is_http2: false }
     }
 }
 
@@ -495,7 +508,7 @@ impl Streaming {
                 self.upload.complete.store(true, Ordering::Release);
                 None
             }
-            Some(Err(_)) => Some(Err(self.upload.fail(UploadFailure::Broken))),
+            Some(Err(failure)) => Some(Err(self.upload.fail(failure))),
             Some(Ok(frame)) => self.pass(frame, is_last),
         })
     }

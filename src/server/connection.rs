@@ -265,7 +265,8 @@ impl ConnectionContext {
         let context = Arc::<Self>::from(self);
         let (answering, watching) = (Arc::clone(&context), Arc::clone(&stalls));
         let service = service_fn(move |request: Request<Incoming>| {
-            let request = request.map(|body| RequestBody::with_unread(body, &answering.state));
+            let request =
+                request.map(|body| RequestBody::with_unread(body, &answering.state).over_http2());
             let (context, stalls) = (Arc::clone(&answering), Arc::clone(&watching));
             let (busy, opened) = (context.state.enter(), stalls.open());
             async move {

@@ -346,6 +346,22 @@ fn upload(path: &str) -> Vec<u8> {
     upload
 }
 
+/// hyper takes such a stream for one that has ended.
+#[tokio::test]
+async fn an_upload_that_is_reset_without_an_error_is_incomplete() {
+    let gateway = Gateway::start(PROTECTED).await;
+    for number in 0..20 {
+        let mut connection = gateway.connect().await;
+        connection.write(upload(&format!("/public/{number}"))).await;
+        gateway.upstream().until(|seen| seen.requests.len() == number + 1).await;
+        // DATA and RST_STREAM with NO_ERROR.
+        connection.write(b"\0\0\x03\0\0\0\0\0\x01end\0\0\x04\x03\0\0\0\0\x01\0\0\0\0").await;
+        gateway.upstream().until(|seen| seen.closed == number + 1).await;
+    }
+    let requests = gateway.upstream().seen().requests;
+    assert_eq!(requests.iter().filter(|request| request.complete).count(), 0);
+}
+
 /// The offset of the first HEADERS frame in [`frames`]: after the preface and empty settings.
 const HEADERS: usize = 24 + 9;
 
