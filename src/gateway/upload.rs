@@ -92,10 +92,52 @@ pub struct Upload {
     socket: Mutex<Option<SocketState>>,
     /// The task that reads the body, while it waits for the client.
     reading: Mutex<Option<Waker>>,
-    /// Whether the body was dropped: all of it was handed over, or none is sent any more.
-    is_dropped: AtomicBool,
-    /// What counts it among those that are unwanted and not yet dropped.
-    lingering: Mutex<Option<Arc<AtomicUsize>>>,
+    handed: Mutex<Handed>,
+}
+
+/// What hyper still has of an upload.
+#[derive(Debug, Default)]
+struct Handed {
+    /// Whether it has dropped the body: all of it was handed over, or none is sent any more.
+    is_dropped: bool,
+    /// The frames that are not written yet, if they are [counted](ClientBody::count_frames).
+    frames: usize,
+    /// What counts the upload among those that go on although their response is over.
+    lingering: Option<Arc<AtomicUsize>>,
+}
+
+impl Handed {
+    fn is_over(&self) -> bool {
+        self.is_dropped && self.frames == 0
+    }
+
+    fn changed(&mut self) {
+        if self.is_over()
+            && let Some(lingering) = self.lingering.take()
+        {
+            lingering.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A frame that is counted until it is written.
+struct CountedFrame {
+    data: Bytes,
+    upload: Arc<Upload>,
+}
+
+impl AsRef<[u8]> for CountedFrame {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+impl Drop for CountedFrame {
+    fn drop(&mut self) {
+        let mut handed = locked(&self.upload.handed);
+        handed.frames -= 1;
+        handed.changed();
+    }
 }
 
 /// A frame of the client's body, and whether it holds the last announced byte.
@@ -158,8 +200,7 @@ impl Upload {
             waiting: Mutex::default(),
             socket: Mutex::default(),
             reading: Mutex::default(),
-            is_dropped: AtomicBool::new(false),
-            lingering: Mutex::default(),
+            handed: Mutex::default(),
         })
     }
 
@@ -196,23 +237,30 @@ impl Upload {
 
     /// Whether the application has taken nothing of it for this long although there is more.
     pub(super) fn is_stuck_for(&self, patience: Duration) -> bool {
-        !self.is_dropped.load(Ordering::Acquire)
-            && !self.awaits_client()
-            && self.last_progress().elapsed() >= patience
+        let handed = locked(&self.handed);
+        let has_more = handed.frames > 0 || !handed.is_dropped && !self.awaits_client();
+        has_more && self.last_progress().elapsed() >= patience
     }
 
-    /// Ends it, because its response is over: otherwise the client could go on sending to an HTTP/2
-    /// application for as long as it likes. If hyper holds a part that the application does not
-    /// take, it learns of that later, and the upload counts as `lingering` until then.
-    pub(super) fn end(&self, lingering: &Arc<AtomicUsize>) {
+    /// Notes that its response is over. Returns whether it goes on all the same: it then counts as
+    /// `lingering` until hyper has written or dropped all of it.
+    pub(super) fn lingers(&self, lingering: &Arc<AtomicUsize>) -> bool {
+        let mut handed = locked(&self.handed);
+        if handed.is_over() {
+            return false;
+        }
+        if handed.lingering.is_none() {
+            lingering.fetch_add(1, Ordering::Relaxed);
+            handed.lingering = Some(Arc::clone(lingering));
+        }
+        true
+    }
+
+    /// Ends it: otherwise the client could go on sending to an HTTP/2 application for as long as it
+    /// likes. If hyper holds a part that the application does not take, it learns of that later.
+    pub(super) fn end(&self) {
         let rest = locked(&self.inner).take();
         drop(rest);
-        let mut counted = locked(&self.lingering);
-        if !self.is_dropped.load(Ordering::Acquire) && counted.is_none() {
-            lingering.fetch_add(1, Ordering::Relaxed);
-            *counted = Some(Arc::clone(lingering));
-        }
-        drop(counted);
         if let Some(reading) = locked(&self.reading).take() {
             reading.wake();
         }
@@ -248,11 +296,15 @@ impl Upload {
     fn dropped(&self) {
         let rest = locked(&self.inner).take();
         drop(rest);
-        let mut counted = locked(&self.lingering);
-        self.is_dropped.store(true, Ordering::Release);
-        if let Some(lingering) = counted.take() {
-            lingering.fetch_sub(1, Ordering::Relaxed);
-        }
+        let mut handed = locked(&self.handed);
+        handed.is_dropped = true;
+        handed.changed();
+    }
+
+    /// Counts a frame until it is written.
+    fn count(self: &Arc<Self>, data: Bytes) -> Bytes {
+        locked(&self.handed).frames += 1;
+        Bytes::from_owner(CountedFrame { data, upload: Arc::clone(self) })
     }
 
     /// Whether it runs for long. If not, the calling task is woken when it does.
@@ -407,6 +459,7 @@ struct Streaming {
     /// Trailer fields that may be forwarded (RFC 9110 §6.5).
     trailers: Vec<HeaderName>,
     gate: Option<Arc<Gate>>,
+    counts_frames: bool,
 }
 
 impl Drop for Streaming {
@@ -436,8 +489,17 @@ impl ClientBody {
             timer: IdleTimer::default(),
             trailers,
             gate,
+            counts_frames: false,
         };
         (Self(Some(Box::new(streaming))), Some(upload))
+    }
+
+    /// Counts the frames that hyper has taken and not written. Over HTTP/2, it drops a body that it has
+    /// read to the end although the application has not taken all of it.
+    pub(super) fn count_frames(&mut self) {
+        if let Some(streaming) = &mut self.0 {
+            streaming.counts_frames = true;
+        }
     }
 
     /// Whether there is a body of unknown length.
@@ -528,6 +590,13 @@ impl Streaming {
         frame: Frame<Bytes>,
         is_last: bool,
     ) -> Option<Result<Frame<Bytes>, UploadFailure>> {
+        let frame = match frame.into_data() {
+            Ok(data) if self.counts_frames && !data.is_empty() => {
+                Frame::data(self.upload.count(data))
+            }
+            Ok(data) => Frame::data(data),
+            Err(trailers) => trailers,
+        };
         if let Some(data) = frame.data_ref() {
             self.upload.progressed(data.len());
             if self.upload.bytes() > self.max {

@@ -307,7 +307,7 @@ async fn the_log_says_if_an_application_permits_no_requests() {
     within(application).await.unwrap();
 }
 
-/// What the client still sends reaches no application, and takes no place on the connection.
+/// What the client still sends reaches no application, and holds up no other request.
 #[tokio::test]
 async fn an_upload_ends_with_its_response() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -318,37 +318,36 @@ async fn an_upload_ends_with_its_response() {
         let upload = next_request(&mut stream).await;
         while next_frame(&mut stream).await != (DATA, upload) {}
         stream.write_all(&frame(HEADERS, END, upload, OK)).await.unwrap();
+        answer_all(accept(&listener, &[]).await);
         while next_frame(&mut stream).await != (RST_STREAM, upload) {}
-        let request = next_request(&mut stream).await;
-        stream.write_all(&frame(HEADERS, END, request, OK)).await.unwrap();
-        stream
     });
-    let mut client = begin_upload(&gateway).await;
+    let mut client = begin_upload(&gateway, 1000).await;
     assert_eq!(client.response().await.status, 200);
     assert_eq!(gateway.get("/").send().await.status, 200, "{}", gateway.log().errors());
     within(application).await.unwrap();
 }
 
-/// The application permits one request, and does not take the body of the first. It gets no other one
-/// here until the connection has ended.
+/// The application permits one request, and does not take the body of the first: none of it, or its
+/// first byte. It gets no other one on that connection, which ends.
 #[tokio::test]
 async fn an_upload_that_is_not_taken_keeps_its_place() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let gateway = Gateway::start(&config_for(&listener)).await;
-    let application = tokio::spawn(async move {
-        // MAX_CONCURRENT_STREAMS and INITIAL_WINDOW_SIZE.
-        let settings = [0, 3, 0, 0, 0, 1, 0, 4, 0, 0, 0, 0];
-        let mut full = accept(&listener, &settings).await;
-        let upload = next_request(&mut full).await;
-        full.write_all(&frame(HEADERS, END, upload, OK)).await.unwrap();
-        answer_all(accept(&listener, &[]).await);
-        // Nothing uses it.
-        while full.read(&mut [0; 1024]).await.unwrap() > 0 {}
-    });
-    let mut client = begin_upload(&gateway).await;
-    assert_eq!(client.response().await.status, 200);
-    assert_eq!(gateway.get("/").send().await.status, 200, "{}", gateway.log().errors());
-    within(application).await.unwrap();
+    for (window, length) in [(0, 1000), (1, 2)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let gateway = Gateway::start(&config_for(&listener)).await;
+        let application = tokio::spawn(async move {
+            // MAX_CONCURRENT_STREAMS and INITIAL_WINDOW_SIZE.
+            let settings = [0, 3, 0, 0, 0, 1, 0, 4, 0, 0, 0, window];
+            let mut full = accept(&listener, &settings).await;
+            let upload = next_request(&mut full).await;
+            full.write_all(&frame(HEADERS, END, upload, OK)).await.unwrap();
+            answer_all(accept(&listener, &[]).await);
+            while full.read(&mut [0; 1024]).await.unwrap() > 0 {}
+        });
+        let mut client = begin_upload(&gateway, length).await;
+        assert_eq!(client.response().await.status, 200);
+        assert_eq!(gateway.get("/").send().await.status, 200, "{}", gateway.log().errors());
+        within(application).await.unwrap();
+    }
 }
 
 /// The window of a connection serves all of its bodies, and one that is not read can use it up.
@@ -378,10 +377,11 @@ async fn a_connection_that_takes_no_bodies_gets_no_more_requests() {
     within(application).await.unwrap();
 }
 
-/// Sends the head and the first bytes of a request.
-async fn begin_upload(gateway: &Gateway) -> Connection {
+/// Sends the head and the first two bytes of a request with a body of this length.
+async fn begin_upload(gateway: &Gateway, length: usize) -> Connection {
     let mut client = gateway.connect().await;
-    client.write("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 1000\r\n\r\nab").await;
+    let head = format!("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: {length}\r\n\r\n");
+    client.write(head + "ab").await;
     client
 }
 

@@ -16,8 +16,9 @@ use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper::rt::Executor;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::io::InspectReader;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -45,8 +46,9 @@ struct Multiplexed {
     sender: SendRequest<ClientBody>,
     /// The number of requests in flight.
     streams: AtomicUsize,
-    /// The number of uploads that the application does not take although their responses are over.
-    /// They count among the requests that it permits.
+    /// The number of uploads that go on although their responses are over. They count among the
+    /// requests that the application permits, and it may take nothing any more: the connection gets
+    /// no other request.
     lingering: Arc<AtomicUsize>,
     /// Whether a response has arrived.
     has_answered: AtomicBool,
@@ -78,13 +80,15 @@ pub(super) struct Stream {
     connection: Arc<Multiplexed>,
     /// Its body, once a response has arrived: it ends with it.
     upload: Option<Arc<Upload>>,
+    /// Whether the response was read to its end.
+    is_finished: bool,
 }
 
 impl Http2 {
     /// A place on an open connection, if one has room. The first one is filled first.
     pub(super) fn take(&self) -> Option<Stream> {
         let mut open = self.open();
-        open.retain(|connection| !connection.sender.is_closed());
+        open.retain(|connection| !connection.is_over());
         open.iter().find_map(Stream::on)
     }
 
@@ -170,13 +174,11 @@ impl Http2 {
         UpstreamFailure::Timeout
     }
 
-    /// Closes the connections that have been without a request for this long. Those on which an upload
-    /// lingers are closed after their last request.
+    /// Closes the connections that have been without a request for this long.
     pub(super) fn sweep(&self, keep_idle: Duration, now: Instant) {
         self.open().retain(|connection| {
             let is_used = connection.streams.load(Ordering::Relaxed) > 0;
-            !connection.sender.is_closed()
-                && connection.lingering.load(Ordering::Relaxed) == 0
+            !connection.is_over()
                 && (is_used || now.duration_since(*connection.idle_since()) < keep_idle)
         });
     }
@@ -301,6 +303,11 @@ impl Drop for Multiplexed {
 }
 
 impl Multiplexed {
+    /// Whether it gets no more requests. It is closed when the last of them has ended.
+    fn is_over(&self) -> bool {
+        self.sender.is_closed() || self.lingering.load(Ordering::Relaxed) > 0
+    }
+
     /// Notes that a request is sent.
     fn sends(&self) {
         let arrived = self.greeting.times();
@@ -324,7 +331,7 @@ impl Multiplexed {
 impl Stream {
     /// The place of the first request on a connection, which is counted already.
     fn first(connection: Arc<Multiplexed>) -> Self {
-        Self { connection, upload: None }
+        Self { connection, upload: None, is_finished: false }
     }
 
     /// A place on this connection, if it has room.
@@ -334,8 +341,7 @@ impl Stream {
             0 if !connection.has_answered.load(Ordering::Relaxed) => MAX_STREAMS,
             most => most,
         };
-        let lingering = connection.lingering.load(Ordering::Relaxed);
-        if connection.streams.fetch_add(1, Ordering::Relaxed) + lingering < most {
+        if connection.streams.fetch_add(1, Ordering::Relaxed) < most {
             return Some(Self::first(Arc::clone(connection)));
         }
         connection.streams.fetch_sub(1, Ordering::Relaxed);
@@ -346,6 +352,11 @@ impl Stream {
     pub(super) fn answered(&mut self, upload: Option<&Arc<Upload>>) {
         self.connection.has_answered.store(true, Ordering::Relaxed);
         self.upload = upload.cloned();
+    }
+
+    /// Notes that the response was read to its end.
+    pub(super) fn finish(mut self) {
+        self.is_finished = true;
     }
 
     /// How the application has begun the connection.
@@ -366,8 +377,24 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if let Some(upload) = &self.upload {
-            upload.end(&self.connection.lingering);
+        if let Some(upload) = self.upload.take()
+            && upload.lingers(&self.connection.lingering)
+        {
+            match Handle::try_current() {
+                // A reset ends the whole connection in some applications, and most uploads are whole
+                // soon.
+                Ok(runtime) if self.is_finished => {
+                    let connection = Arc::clone(&self.connection);
+                    runtime.spawn(async move {
+                        sleep(GRACE).await;
+                        upload.end();
+                        // The reset has to leave.
+                        sleep(GRACE).await;
+                        drop(connection);
+                    });
+                }
+                _ => upload.end(),
+            }
         }
         *self.connection.idle_since() = Instant::now();
         self.connection.streams.fetch_sub(1, Ordering::Relaxed);
@@ -382,6 +409,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Writes a request as HTTP/2 has it: the host in the target, and no fields for one connection (RFC
 /// 9113 §8.2.2, §8.3.1).
 pub(super) fn translate(request: &mut Request<ClientBody>, scheme: &str) {
+    request.body_mut().count_frames();
     let host = request.headers_mut().remove(header::HOST);
     let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let mut parts = Parts::default();
@@ -435,6 +463,9 @@ const MAX_STREAMS: usize = 100;
 /// How long to wait for the first bytes of a new connection, of an application that sends none by
 /// itself.
 const GREETING: Duration = Duration::from_millis(250);
+
+/// How long an upload may go on after a response that was read to its end.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// The number of bytes of a response that the application may send ahead of the client.
 const WINDOW: u32 = 64 * 1024;

@@ -40,7 +40,7 @@ struct Bounds {
 /// What a response is read from.
 pub(super) enum Held {
     Http1(Box<Connection>),
-    Http2(#[expect(dead_code, reason = "it keeps the connection open")] Stream),
+    Http2(Stream),
 }
 
 impl Lease {
@@ -87,7 +87,11 @@ impl Lease {
         if let Some(bounds) = &mut self.bounds {
             bounds.slot = None;
         }
-        let Some(Held::Http1(connection)) = self.held.take() else { return };
+        let connection = match self.held.take() {
+            Some(Held::Http1(connection)) => connection,
+            Some(Held::Http2(stream)) => return stream.finish(),
+            None => return,
+        };
         let is_whole = upload.is_none_or(Upload::is_complete);
         if self.keep_for.is_zero() || connection.sender.is_closed() || !is_whole {
             return;
