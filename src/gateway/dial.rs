@@ -84,29 +84,38 @@ pub(super) struct Dialer(Mutex<Known>);
 struct Known {
     /// The address that accepted the last connection.
     preferred: Option<SocketAddr>,
-    /// The one that was last of no use, although it had accepted a connection.
-    avoided: Option<SocketAddr>,
-    /// Whether there are others.
-    are_several: bool,
+    /// Those that were of no use although they had accepted a connection, the last one last.
+    avoided: Vec<SocketAddr>,
+    /// How many addresses the name had.
+    found: usize,
 }
 
-/// A connection that an address has accepted. If this is dropped before it succeeds, other addresses
-/// are tried first from then on.
+/// A connection that an address has accepted. If it hangs, other addresses are tried first from then
+/// on.
 pub(super) struct Trial<'a> {
     dialer: &'a Dialer,
     address: Option<SocketAddr>,
+    begun: Instant,
 }
 
 impl Trial<'_> {
-    /// Notes that the address is of use.
-    pub(super) fn succeeded(mut self) {
-        self.address = None;
+    /// Notes whether the address is of use.
+    pub(super) fn ended(mut self, is_of_use: bool) {
+        let Some(address) = self.address.take() else { return };
+        if is_of_use {
+            self.dialer.known().avoided.retain(|avoided| *avoided != address);
+        } else {
+            self.dialer.avoid(address);
+        }
     }
 }
 
 impl Drop for Trial<'_> {
+    /// Clients can end it as well, at any time.
     fn drop(&mut self) {
-        if let Some(address) = self.address {
+        if let Some(address) = self.address
+            && self.begun.elapsed() >= ATTEMPT_DELAY
+        {
             self.dialer.avoid(address);
         }
     }
@@ -127,24 +136,28 @@ impl Dialer {
 
     /// Begins to find out whether the other end of a new connection is of use.
     pub(super) fn trial(&self, stream: &TcpStream) -> Trial<'_> {
-        Trial { dialer: self, address: stream.peer_addr().ok() }
+        Trial { dialer: self, address: stream.peer_addr().ok(), begun: Instant::now() }
     }
 
     /// Tries this address last from now on.
     pub(super) fn avoid(&self, address: SocketAddr) {
         let mut known = self.known();
         known.preferred.take_if(|preferred| *preferred == address);
-        known.avoided = Some(address);
+        known.avoided.retain(|avoided| *avoided != address);
+        known.avoided.push(address);
+        let most = known.found.max(1);
+        let surplus = known.avoided.len().saturating_sub(most);
+        known.avoided.drain(..surplus);
     }
 
-    /// Whether an address is avoided and there are others.
+    /// Whether there are addresses that are not avoided.
     pub(super) fn knows_another(&self) -> bool {
         let known = self.known();
-        known.are_several && known.avoided.is_some()
+        known.avoided.len() < known.found
     }
 
     async fn connect(&self, found: Vec<SocketAddr>) -> Result<TcpStream, ConnectError> {
-        self.known().are_several = found.len() > 1;
+        self.known().found = found.len();
         let mut left = self.in_order(found);
         let mut attempts = JoinSet::new();
         let mut last = ConnectError::NoAddress;
@@ -172,7 +185,7 @@ impl Dialer {
     }
 
     /// Sorts the addresses: first the one that responded last, then both families in turn, starting
-    /// with the one that the system prefers (RFC 8305 §4), and last the one that is avoided.
+    /// with the one that the system prefers (RFC 8305 §4), and last those that are avoided.
     fn in_order(&self, found: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
         let prefers_v6 = found.first().is_some_and(SocketAddr::is_ipv6);
         let (preferred, others): (Vec<_>, Vec<_>) =
@@ -186,13 +199,14 @@ impl Dialer {
             }
             ordered.extend(pair.into_iter().flatten());
         }
-        let Known { preferred, avoided, .. } = *self.known();
-        let mut take = |address| {
-            let at = ordered.iter().position(|other| Some(*other) == address)?;
-            ordered.remove(at)
+        let known = self.known();
+        let rank = |address: &SocketAddr| {
+            let is_preferred = known.preferred == Some(*address);
+            let avoided = known.avoided.iter().position(|avoided| avoided == address);
+            (!is_preferred, avoided.map_or(0, |at| at + 1))
         };
-        let (first, last) = (take(preferred), take(avoided));
-        first.into_iter().chain(ordered).chain(last).collect()
+        ordered.make_contiguous().sort_by_key(rank);
+        ordered
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -306,14 +320,19 @@ mod tests {
         let dialer = Dialer::default();
         let connect = || dialer.connect(vec![useless, good]);
         let stream = connect().await.unwrap();
-        dialer.trial(&stream).succeeded();
+        dialer.trial(&stream).ended(true);
         assert_eq!(dialer.in_order(vec![useless, good]), [useless, good]);
-        assert!(!dialer.knows_another());
+        // A client that gives up says nothing about it.
         drop(dialer.trial(&stream));
+        assert_eq!(dialer.in_order(vec![useless, good]), [useless, good]);
+        dialer.trial(&stream).ended(false);
         assert!(dialer.knows_another());
-        assert_eq!(connect().await.unwrap().peer_addr().unwrap(), good);
-        dialer.connect(vec![useless]).await.unwrap();
+        let stream = connect().await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), good);
+        dialer.trial(&stream).ended(false);
         assert!(!dialer.knows_another());
+        // What was tried last comes last.
+        assert_eq!(dialer.in_order(vec![good, useless]), [useless, good]);
     }
 
     #[tokio::test]
@@ -387,7 +406,9 @@ mod tests {
         dialer.known().preferred = Some(b4);
         assert_eq!(dialer.in_order(vec![a6, b6, a4, b4]), [b4, a6, a4, b6]);
         assert_eq!(dialer.in_order(vec![a6]), [a6]);
+        dialer.known().found = 4;
         dialer.avoid(b4);
-        assert_eq!(dialer.in_order(vec![b4, b6, a4, a6]), [b6, a4, a6, b4]);
+        dialer.avoid(a4);
+        assert_eq!(dialer.in_order(vec![b4, b6, a4, a6]), [b6, a6, b4, a4]);
     }
 }

@@ -262,11 +262,18 @@ impl Upstream {
             let mut connection = self.timely(Box::pin(self.connect())).await?;
             connection.prepare(upload, false);
             let response = pin!(connection.sender.send_request(request));
-            match self.exchange(response, &mut connection.timer, upload, Instant::now()).await? {
+            let exchange = self.exchange(response, &mut connection.timer, upload, Instant::now());
+            let answered = exchange.await.inspect_err(|failure| {
+                if matches!(failure, UpstreamFailure::Timeout) && !connection.socket.has_received()
+                {
+                    self.avoid(connection.peer, upload);
+                }
+            });
+            match answered? {
                 Ok(response) => Ok((response, self.lease(worker, connection, is_alone))),
                 Err(error) => {
                     if !connection.socket.has_received() {
-                        self.avoid(connection.peer);
+                        self.avoid(connection.peer, upload);
                     }
                     Err(failure(error, upload))
                 }
@@ -301,14 +308,19 @@ impl Upstream {
                     return Ok((response, Lease::new(self, worker, held, Duration::ZERO)));
                 }
                 Ok(Err(error)) => error,
-                Err(UpstreamFailure::Timeout) => return Err(http2.timed_out(&stream)),
+                Err(UpstreamFailure::Timeout) => {
+                    if stream.greeting().is_missing() {
+                        self.avoid(stream.peer(), upload);
+                    }
+                    return Err(http2.timed_out(&stream));
+                }
                 Err(failure) => return Err(failure),
             };
             if stream.greeting().is_http1() {
                 return Err(UpstreamFailure::NotHttp2);
             }
             if stream.greeting().is_missing() {
-                self.avoid(stream.peer());
+                self.avoid(stream.peer(), upload);
             }
             let lost = Lost::by(error.error());
             if matches!(lost, Some(Lost::Connection | Lost::Farewell)) {
@@ -494,25 +506,22 @@ impl Upstream {
         &self,
         over: impl Fn(TcpStream) -> F,
     ) -> Result<T, ConnectError> {
-        let mut is_second = false;
         loop {
             let stream = self.dial().await?;
             let trial = self.dialer.trial(&stream);
             let begun = over(stream).await;
-            match &begun {
-                Ok(_) => trial.succeeded(),
-                Err(_) => drop(trial),
-            }
-            if begun.is_ok() || is_second || !self.dialer.knows_another() {
+            trial.ended(begun.is_ok());
+            if begun.is_ok() || !self.dialer.knows_another() {
                 return begun;
             }
-            is_second = true;
         }
     }
 
-    /// Notes that this address accepted a connection, and then ended it without a byte.
-    fn avoid(&self, peer: Option<SocketAddr>) {
-        if let Some(peer) = peer {
+    /// Notes that this address accepted a connection, and then sent no byte: unless the client's body
+    /// was at fault.
+    fn avoid(&self, peer: Option<SocketAddr>, upload: Option<&Upload>) {
+        let is_clients = upload.is_some_and(|upload| upload.failure().is_some());
+        if let Some(peer) = peer.filter(|_| !is_clients) {
             self.dialer.avoid(peer);
         }
     }
