@@ -3,10 +3,12 @@
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
+use tokio::time::timeout;
 
 use super::Gateway;
 use super::authenticate::Caller;
@@ -20,7 +22,7 @@ use super::refusal::Refusal;
 use super::route::{NoRoute, Route};
 use super::snapshot::Snapshot;
 use super::streams::End;
-use super::upload::{ClientBody, RequestBody};
+use super::upload::{ClientBody, RequestBody, UploadFailure};
 use super::upstream::UpstreamFailure;
 use crate::identity::endpoints::{Action, Budget, CallerNeeded};
 use crate::identity::request::{LONGEST_BODY, account_named};
@@ -143,18 +145,22 @@ impl Gateway {
         }
     }
 
-    /// Looks again whether the caller's token is revoked, as its body may have taken long. An endpoint
-    /// that a caller is welcome at goes on without one, as if the request had just arrived.
+    /// Looks again whether the caller's token is revoked or has expired, as its body may have taken
+    /// long. An endpoint that a caller is welcome at goes on without one, as if the request had just
+    /// arrived.
     fn still_accepted(
         &self,
         needed: CallerNeeded,
         caller: Option<Caller>,
         rejected: Option<Box<Refusal>>,
     ) -> Result<(Option<Caller>, Option<Box<Refusal>>), Refusal> {
-        if !caller.as_ref().is_some_and(|caller| self.streams.is_revoked(caller.token())) {
-            return Ok((caller, rejected));
-        }
-        let refusal = Refusal::Ended { reason: Reason::TokenRevoked, why: End::Revoked.as_str() };
+        let now = self.telemetry.clock.unix_seconds();
+        let (reason, end) = match caller.as_ref().map(Caller::token) {
+            Some(token) if self.streams.is_revoked(token) => (Reason::TokenRevoked, End::Revoked),
+            Some(token) if token.accepted_until() <= now => (Reason::TokenExpired, End::Expired),
+            _ => return Ok((caller, rejected)),
+        };
+        let refusal = Refusal::Ended { reason, why: end.as_str() };
         match needed {
             CallerNeeded::Yes => Err(refusal),
             CallerNeeded::Welcome | CallerNeeded::No => Ok((None, Some(Box::new(refusal)))),
@@ -244,5 +250,13 @@ async fn read_body(
         }
         Ok(read.freeze())
     });
+    let mut reading = pin!(async move {
+        let late = |_| UpstreamFailure::from(UploadFailure::Idle);
+        timeout(LONGEST_READ, reading).await.map_err(late)?
+    });
     if can_end { exchange.unless_ended(reading.as_mut()).await? } else { reading.await }
 }
+
+/// How long a body may take. The request is decided about when its head arrives, under the
+/// configuration and the token of that time.
+const LONGEST_READ: Duration = Duration::from_mins(1);

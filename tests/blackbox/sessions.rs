@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::by_mail::sqlite;
 use crate::harness::accounts::{PASSWORD, Tokens, limited, open};
 use crate::harness::client::Request;
-use crate::harness::{Gateway, mint, within};
+use crate::harness::{Connection, Gateway, mint, within};
 use crate::store::run;
 
 const OPERATOR: &str = "the-token-of-the-operators";
@@ -563,18 +563,7 @@ async fn a_body_that_arrives_after_the_end_of_its_session_does_nothing() {
     for ends_everywhere in [false, true] {
         let tokens = gateway.login("ann@example.com").await;
         let hold = async |method: &str, path: &str, body: serde_json::Value| {
-            let (access, body) = (&tokens.access, body.to_string());
-            let mut connection = gateway.connect().await;
-            connection
-                .write(format!(
-                    "{method} /auth{path} HTTP/1.1\r\nHost: app.test\r\nAuthorization: Bearer {access}\r\n\
-                     Content-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n",
-                    body.len()
-                ))
-                .await;
-            // The body is asked for once the head was accepted.
-            assert_eq!(connection.next_head().await.unwrap().status, 100);
-            (connection, body)
+            hold(&gateway, &tokens.access, &format!("{method} /auth{path}"), body.to_string()).await
         };
         let waiting = [
             hold("POST", "/tokens", json!({ "name": "late", "ttl": "10y" })).await,
@@ -608,6 +597,33 @@ async fn a_body_that_arrives_after_the_end_of_its_session_does_nothing() {
         let made = gateway.get("/auth/tokens").bearer(&own.access).send().await;
         assert_eq!(made.json()["tokens"], json!([]));
     }
+}
+
+/// Sends the head of a request, and returns its body.
+async fn hold(gateway: &Gateway, access: &str, target: &str, body: String) -> (Connection, String) {
+    let mut connection = gateway.connect().await;
+    connection
+        .write(format!(
+            "{target} HTTP/1.1\r\nHost: app.test\r\nAuthorization: Bearer {access}\r\n\
+             Content-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        ))
+        .await;
+    // The body is asked for once the head was accepted.
+    assert_eq!(connection.next_head().await.unwrap().status, 100);
+    (connection, body)
+}
+
+#[tokio::test]
+async fn a_body_that_arrives_after_its_token_has_expired_does_nothing() {
+    let gateway = Gateway::start(&open("access_token_ttl = '1s'")).await;
+    gateway.register("ann@example.com").await;
+    let tokens = gateway.login("ann@example.com").await;
+    let name = json!({ "name": "Late" }).to_string();
+    let (mut connection, body) = hold(&gateway, &tokens.access, "PATCH /auth/me", name).await;
+    while gateway.reaches(&tokens.access).await == 200 {}
+    connection.write(body).await;
+    connection.response().await.is(401, "token_expired");
 }
 
 /// As if another gateway had just ended them: the account tells before its revocation is read.

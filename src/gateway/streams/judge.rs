@@ -4,7 +4,7 @@ use http::{HeaderMap, Uri, Version, header};
 
 use super::stream::{End, Held, Stream};
 use crate::gateway::guard::{Access, Denied};
-use crate::gateway::route::Route;
+use crate::gateway::route::{Destination, Route};
 use crate::gateway::snapshot::Snapshot;
 use crate::gateway::step_up::StepUp;
 use crate::gateway::target::Target;
@@ -14,14 +14,16 @@ use crate::token::VerifiedToken;
 /// The route of a stream's request under this snapshot.
 ///
 /// # Errors
-/// [`End::RouteGone`], if there is none, or it leads to no application.
+/// [`End::RouteGone`], if there is none, or it leads to no application and not to the built-in issuer.
 pub(super) fn route_of<'s>(stream: &Stream, snapshot: &'s Snapshot) -> Result<&'s Route, End> {
     let headers = HeaderMap::from_iter([(header::HOST, stream.authority.clone())]);
     let uri = Uri::from(stream.path.clone());
     let target = Target::parse(&stream.method, &uri, Version::HTTP_11, &headers);
     let route = target.ok().and_then(|target| {
         let route = snapshot.routes.find_route(&stream.method, &target).ok()?;
-        route.destination.upstream().map(|_| route)
+        let has_streams =
+            matches!(route.destination, Destination::Upstream(_) | Destination::Identity(_));
+        has_streams.then_some(route)
     });
     route.ok_or(End::RouteGone)
 }
