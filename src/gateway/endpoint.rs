@@ -121,7 +121,10 @@ impl Gateway {
         };
         let answered = identity.answer(request, Arc::clone(policy)).await;
         if let Err(refused) = &answered
-            && matches!(refused.error, IdentityError::Overloaded(_))
+            && matches!(
+                refused.error,
+                IdentityError::Overloaded(_) | IdentityError::NoPasswordLogin
+            )
         {
             // No password was tried. A flood of such requests takes no places either.
             exchange.give_back(&identity.budgets().all());
@@ -241,7 +244,7 @@ async fn read_body(
     let (mut body, upload) =
         ClientBody::new(body, most, snapshot.body_idle_timeout, Vec::new(), None);
     exchange.set_upload(upload);
-    let mut reading = pin!(async move {
+    let reading = pin!(async move {
         let mut read = BytesMut::new();
         while let Some(frame) = body.frame().await {
             if let Some(data) = frame.map_err(UpstreamFailure::from)?.data_ref() {
