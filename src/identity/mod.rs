@@ -113,6 +113,8 @@ pub struct Identity {
     listing: Turns,
     /// For each account, the one request that renews a session.
     renewing: Turns,
+    /// For each session, token or account, the one request that ends it.
+    ending: Turns,
     second_factors: SecondFactors,
     personal_tokens: PersonalTokens,
     tickets: Tickets,
@@ -170,6 +172,7 @@ impl Identity {
             hasher,
             listing: Turns::default(),
             renewing: Turns::default(),
+            ending: Turns::default(),
             budgets: Budgets::default(),
             clock,
             metrics,

@@ -46,6 +46,7 @@ impl Identity {
     pub(super) async fn revoke_token(&self, request: &Request, policy: &Policy) -> Answered {
         let account = caller(request)?.subject();
         let id = request.parameter.as_deref().unwrap_or_default();
+        let _turn = self.turn_to_end(&format!("{account} {id}")).await;
         let now = self.clock.unix_seconds();
         match self.personal_tokens.revoke(id, account, policy, now).await? {
             Ended::Unknown => return Err(IdentityError::NoToken.into()),

@@ -16,6 +16,7 @@ use crate::identity::outcome::{Answered, Outcome, Refused, Sessions};
 use crate::identity::pages::{Content, Filled, Form, Link};
 use crate::identity::request::{Origin, Request};
 use crate::identity::session::{Device, Ended, Presenter, RefreshError, SessionGrant};
+use crate::identity::turns::Turn;
 use crate::identity::{Identity, Mount, Policy, audit, cookie};
 use crate::store::{SessionRow, StoreError};
 
@@ -142,6 +143,7 @@ impl Identity {
         request: &Request,
         policy: &Policy,
     ) -> Result<(), IdentityError> {
+        let _turn = self.turn_to_end(sid).await;
         if let Some(account) = self.sessions.account_of(sid).await? {
             let now = self.clock.unix_time();
             if self.sessions.end(sid, &account.id, policy, now).await? == Ended::Now {
@@ -157,9 +159,20 @@ impl Identity {
 
     pub(super) async fn logout_all(&self, request: &Request, policy: &Policy) -> Answered {
         let caller = caller(request)?;
+        let _turn = self.turn_to_end(caller.subject()).await;
+        if let Err(IdentityError::TokenRevoked) = self.account_of(request).await {
+            // Another request has done it.
+            return Ok(Outcome::LoggedOutEverywhere);
+        }
         self.accounts.end_sessions(caller.subject(), policy, self.clock.unix_seconds()).await?;
         audit::record("logged_out_everywhere", request.client, caller.subject(), "");
         Ok(Outcome::LoggedOutEverywhere)
+    }
+
+    /// Waits until no other request ends the same. What has ended is not ended again, so many requests
+    /// at once write once.
+    pub(super) async fn turn_to_end(&self, what: &str) -> Option<Turn> {
+        self.ending.wait(what, LONGEST_WAIT).await.ok()
     }
 
     pub(super) async fn list_sessions(&self, request: &Request, policy: &Policy) -> Answered {
@@ -190,6 +203,8 @@ impl Identity {
     pub(super) async fn end_session(&self, request: &Request, policy: &Policy) -> Answered {
         let caller = caller(request)?;
         let sid = request.parameter.as_deref().unwrap_or_default();
+        // Anybody may name any session.
+        let _turn = self.turn_to_end(&format!("{} {sid}", caller.subject())).await;
         match self.sessions.end(sid, caller.subject(), policy, self.clock.unix_time()).await? {
             Ended::Unknown => return Err(IdentityError::NoSession.into()),
             Ended::Before => {}
