@@ -330,11 +330,22 @@ async fn reset_at_request(stream: &mut tokio::net::TcpStream) {
     }
 }
 
+/// The connection is not silent meanwhile, which would end its use.
 #[tokio::test]
 async fn a_failed_exchange_does_not_disturb_the_others() {
     let service = Service::start(100, false, None).await;
-    let gateway = Gateway::start(&config("http", &service, ", response_timeout = '400ms'")).await;
-    gateway.get("/slow").send().await.is(504, "upstream_timeout");
+    let gateway = Gateway::start(&config("http", &service, ", response_timeout = '1s'")).await;
+    let [one, two] = ["/one", "/two"].map(|path| tokio::spawn(gateway.get(path).send()));
+    within(async {
+        while service.requests.load(Ordering::SeqCst) < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    service.released.add_permits(1);
+    let mut statuses = [one.await.unwrap().status, two.await.unwrap().status];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 504]);
     service.released.add_permits(10);
     assert_eq!(gateway.get("/next").send().await.status, 200);
     assert_eq!(service.connections.load(Ordering::SeqCst), 1);
