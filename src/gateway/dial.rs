@@ -4,7 +4,7 @@
 //! parallel with those before it. From then on, the address that responded is tried first, and one
 //! that accepted a connection without being of use is tried last.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
@@ -90,6 +90,14 @@ struct Known {
     found: usize,
 }
 
+impl Known {
+    /// Forgets the addresses that the name no longer has.
+    fn has_found(&mut self, found: &[SocketAddr]) {
+        self.found = found.len();
+        self.avoided.retain(|avoided| found.contains(avoided));
+    }
+}
+
 /// A connection that an address has accepted. If it hangs, other addresses are tried first from then
 /// on.
 pub(super) struct Trial<'a> {
@@ -156,8 +164,10 @@ impl Dialer {
         known.avoided.len() < known.found
     }
 
-    async fn connect(&self, found: Vec<SocketAddr>) -> Result<TcpStream, ConnectError> {
-        self.known().found = found.len();
+    async fn connect(&self, mut found: Vec<SocketAddr>) -> Result<TcpStream, ConnectError> {
+        let mut seen = HashSet::new();
+        found.retain(|address| seen.insert(*address));
+        self.known().has_found(&found);
         let mut left = self.in_order(found);
         let mut attempts = JoinSet::new();
         let mut last = ConnectError::NoAddress;
@@ -331,6 +341,12 @@ mod tests {
         assert_eq!(stream.peer_addr().unwrap(), good);
         dialer.trial(&stream).ended(false);
         assert!(!dialer.knows_another());
+        // An address that is listed twice, beside one that the name no longer has.
+        dialer.connect(vec![good, good]).await.unwrap();
+        assert!(!dialer.knows_another());
+        dialer.connect(vec![useless, good]).await.unwrap();
+        dialer.avoid(useless);
+        dialer.avoid(good);
         // What was tried last comes last.
         assert_eq!(dialer.in_order(vec![good, useless]), [useless, good]);
     }

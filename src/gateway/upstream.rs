@@ -506,14 +506,19 @@ impl Upstream {
         &self,
         over: impl Fn(TcpStream) -> F,
     ) -> Result<T, ConnectError> {
+        let mut tried = Vec::new();
         loop {
             let stream = self.dial().await?;
+            let peer = stream.peer_addr().ok();
             let trial = self.dialer.trial(&stream);
             let begun = over(stream).await;
             trial.ended(begun.is_ok());
-            if begun.is_ok() || !self.dialer.knows_another() {
+            // The others may refuse, so that the same one accepts again.
+            let is_again = peer.is_none_or(|peer| tried.contains(&peer));
+            if begun.is_ok() || is_again || !self.dialer.knows_another() {
                 return begun;
             }
+            tried.extend(peer);
         }
     }
 
