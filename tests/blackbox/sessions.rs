@@ -626,6 +626,19 @@ async fn a_body_that_arrives_after_its_token_has_expired_does_nothing() {
     connection.response().await.is(401, "token_expired");
 }
 
+/// As if another gateway had just changed the roles: the sessions go on.
+#[tokio::test]
+async fn logging_out_everywhere_ends_sessions_whose_tokens_were_just_cut_off() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    let tokens = gateway.login("ann@example.com").await;
+    let cut_off = "UPDATE accounts SET not_before = issued_at";
+    sqlite(&gateway.path("portcullis.db"), cut_off).await;
+    let request = gateway.request("POST", "/auth/logout-all").bearer(&tokens.access);
+    assert_eq!(request.body("").send().await.status, 204);
+    gateway.refresh(&tokens.refresh).await.is(401, "invalid_grant");
+}
+
 /// As if another gateway had just ended them: the account tells before its revocation is read.
 #[tokio::test]
 async fn a_token_that_is_cut_off_changes_nothing_before_its_revocation_is_known() {

@@ -159,8 +159,13 @@ impl Identity {
 
     pub(super) async fn logout_all(&self, request: &Request, policy: &Policy) -> Answered {
         let caller = caller(request)?;
+        let generation = async || {
+            let account = self.accounts.by_id(caller.subject()).await?;
+            Ok::<_, StoreError>(account.map(|account| account.generation))
+        };
+        let before = generation().await?;
         let _turn = self.turn_to_end(caller.subject()).await;
-        if let Err(IdentityError::TokenRevoked) = self.account_of(request).await {
+        if before.is_some() && generation().await? > before {
             // Another request has done it.
             return Ok(Outcome::LoggedOutEverywhere);
         }
