@@ -221,6 +221,29 @@ async fn a_response_whose_stream_ends_early_is_incomplete() {
     }
 }
 
+/// The application may need no more of the request, but has announced a longer response.
+#[tokio::test]
+async fn a_response_that_is_shorter_than_announced_is_incomplete() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = Gateway::start(&config_for(&listener)).await;
+    let application = tokio::spawn(async move {
+        let mut stream = accept(&listener, &[]).await;
+        let request = next_request(&mut stream).await;
+        // content-length: 10.
+        let head = [OK, b"\x0f\x0d\x0210"].concat();
+        stream.write_all(&frame(HEADERS, END_HEADERS, request, &head)).await.unwrap();
+        stream.write_all(&frame(DATA, 0, request, b"some")).await.unwrap();
+        stream.write_all(&frame(RST_STREAM, 0, request, &[0; 4])).await.unwrap();
+        stream
+    });
+    let mut client = begin_upload(&gateway, 1000).await;
+    assert_eq!(client.head().await.unwrap().status, 200);
+    let line = gateway.access("/").await;
+    let said = (&line["outcome"], &line["reason"]);
+    assert_eq!(said, (&"failed".into(), &"upstream_failed".into()), "{line}");
+    within(application).await.unwrap();
+}
+
 #[tokio::test]
 async fn no_content_is_passed_on_where_none_is_allowed() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

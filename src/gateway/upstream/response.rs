@@ -201,11 +201,13 @@ impl UpstreamBody {
 
     /// Whether its stream has ended before it. h2 reports no error if the upstream has given none
     /// (`NO_ERROR`): so it may say that it needs no more of the request (RFC 9113 §8.1), and whether
-    /// its response was whole is unknown then.
+    /// its response was whole is unknown then, unless it announced a length.
     fn is_unfinished(&self) -> bool {
+        let left = || self.inner.size_hint().exact().unwrap_or_default();
+        let is_short = || !self.lease.is_empty && left() > 0;
         matches!(self.lease.held, Some(Held::Http2(_)))
             && !self.inner.is_end_stream()
-            && self.upload.as_ref().is_none_or(|upload| upload.is_complete())
+            && (self.upload.as_ref().is_none_or(|upload| upload.is_complete()) || is_short())
     }
 
     /// Reports an error at the next poll. When a body fails, hyper drops what it has not written,
