@@ -153,9 +153,6 @@ impl Dialer {
         known.preferred.take_if(|preferred| *preferred == address);
         known.avoided.retain(|avoided| *avoided != address);
         known.avoided.push(address);
-        let most = known.found.max(1);
-        let surplus = known.avoided.len().saturating_sub(most);
-        known.avoided.drain(..surplus);
     }
 
     /// Whether there are addresses that are not avoided.
@@ -422,7 +419,6 @@ mod tests {
         dialer.known().preferred = Some(b4);
         assert_eq!(dialer.in_order(vec![a6, b6, a4, b4]), [b4, a6, a4, b6]);
         assert_eq!(dialer.in_order(vec![a6]), [a6]);
-        dialer.known().found = 4;
         dialer.avoid(b4);
         dialer.avoid(a4);
         assert_eq!(dialer.in_order(vec![b4, b6, a4, a6]), [b6, a6, b4, a4]);

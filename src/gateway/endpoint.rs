@@ -244,7 +244,7 @@ async fn read_body(
     let (mut body, upload) =
         ClientBody::new(body, most, snapshot.body_idle_timeout, Vec::new(), None);
     exchange.set_upload(upload);
-    let reading = pin!(async move {
+    let reading = async move {
         let mut read = BytesMut::new();
         while let Some(frame) = body.frame().await {
             if let Some(data) = frame.map_err(UpstreamFailure::from)?.data_ref() {
@@ -252,7 +252,7 @@ async fn read_body(
             }
         }
         Ok(read.freeze())
-    });
+    };
     let mut reading = pin!(async move {
         let late = |_| UpstreamFailure::from(UploadFailure::Idle);
         timeout(LONGEST_READ, reading).await.map_err(late)?

@@ -74,7 +74,7 @@ impl IdleTimer {
 /// connection to the upstream owns, and the exchange that waits for the response.
 #[derive(Debug)]
 pub struct Upload {
-    /// The client's body. `None`: nobody wants the rest of it.
+    /// The client's body. `None` once the upload has ended.
     inner: Mutex<Option<RequestBody>>,
     begun: Instant,
     /// Milliseconds from `begun` to the last byte.
@@ -86,7 +86,7 @@ pub struct Upload {
     awaits_client: AtomicBool,
     /// Whether it runs for long.
     is_long: AtomicBool,
-    /// The task that waits for the response, and is told when the upload turns out to be long.
+    /// The task that waits for the response. It is woken when the upload turns out to be long.
     waiting: Mutex<Option<Waker>>,
     /// The connection that carries it.
     socket: Mutex<Option<SocketState>>,
@@ -266,7 +266,7 @@ impl Upload {
         }
     }
 
-    /// The next frame of the client's body. `None`: nobody wants it.
+    /// Polls the next frame of the client's body. Returns `None` once the upload has ended.
     fn poll_inner(&self, cx: &mut Context<'_>) -> Poll<Option<Polled>> {
         let mut inner = locked(&self.inner);
         let Some(body) = &mut *inner else { return Poll::Ready(None) };
@@ -356,8 +356,8 @@ impl Upload {
     }
 }
 
-/// No panic can leave it half-changed.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// Locks what no panic can leave half-changed.
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

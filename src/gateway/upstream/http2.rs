@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::ConnectError;
 use super::failure::{MAX_HEAD, UpstreamFailure};
 use super::greeting::Greeting;
-use crate::gateway::upload::{ClientBody, Upload};
+use crate::gateway::upload::{ClientBody, Upload, locked};
 use crate::gateway::watched_socket::{SocketState, WatchedSocket};
 
 /// The HTTP/2 connections of one worker to one application.
@@ -399,11 +399,6 @@ impl Drop for Stream {
         *self.connection.idle_since() = Instant::now();
         self.connection.streams.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// No panic can leave it half-changed.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Writes a request as HTTP/2 has it: the host in the target, and no fields for one connection (RFC
