@@ -477,8 +477,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Seconds after which an attempt without a result is over. The mail server's timeouts are shorter.
 const LONGEST_TRY: i64 = mail::LONGEST.as_secs().cast_signed() + 30;
 
-/// How often a message is tried, which takes about four hours: nobody waits longer for a link. The time
-/// of day does not count, since the clock may be wrong for a moment.
+/// How often to try a message. Twenty tries take about four hours, after which a link is of little use.
+/// The time of day does not matter, because the clock may be wrong for a moment.
 const MOST_TRIES: i64 = 20;
 
 /// Links of one kind that an account gets within [`ENOUGH_WITHIN`]. More would let someone flood

@@ -137,8 +137,9 @@ impl SecondFactors {
         Ok(Enrolment::new(&begun.secret, site, &account.email))
     }
 
-    /// Whoever began has proved to know the password: another session has not, and neither has one
-    /// that is found open later. A secret from when the clock was ahead does not last until that date.
+    /// Reads the secret that `session` has begun to set up. Beginning requires the password, so other
+    /// sessions cannot continue, and neither can someone who finds this one open later. A secret that
+    /// was made while the clock was ahead expires too.
     async fn unconfirmed(
         &self,
         account: &str,
@@ -226,8 +227,8 @@ impl SecondFactors {
         Ok(if is_right { Checked::Right } else { Checked::Wrong })
     }
 
-    /// Removes the second factor of an account; if a generation is given, only while the account has
-    /// it. Returns false if there is none to remove.
+    /// Removes the second factor of an account. With a generation, does so only while the account has
+    /// that one. Returns whether anything was removed.
     pub async fn remove(&self, account: &str, generation: Option<i64>) -> Result<bool, StoreError> {
         self.store.remove_second_factor(account, generation).await
     }
@@ -415,14 +416,21 @@ mod tests {
 
     const NOW: Duration = Duration::from_hours(500_000);
 
-    /// The second factors in a store, and an account that has one, with its secret.
-    async fn enrolled(folder: &tempfile::TempDir) -> (Arc<SecondFactors>, String, Vec<u8>) {
+    /// The second factors in a store, and an account for which the session `s` has begun to set one up,
+    /// with its secret.
+    async fn begun(folder: &tempfile::TempDir) -> (SecondFactors, AccountRow, Vec<u8>) {
         let store = Store::open(&test_settings(folder.path())).await.unwrap();
         let new = NewAccount::verified("ann@example.com");
         let account = Accounts::new(store.clone(), None).add(new, NOW.as_secs()).await.unwrap();
         let factors = SecondFactors::new(store.clone());
         factors.begin(&account, "s", "site", NOW).await.unwrap();
         let secret = store.second_factor(&account.id).await.unwrap().unwrap().secret.to_vec();
+        (factors, account, secret)
+    }
+
+    /// The same once the account has one.
+    async fn enrolled(folder: &tempfile::TempDir) -> (Arc<SecondFactors>, String, Vec<u8>) {
+        let (factors, account, secret) = begun(folder).await;
         let code = code_of(&secret, NOW.saturating_sub(Duration::from_secs(STEP)));
         factors.confirm(&account, "s", &code, NOW).await.unwrap();
         (Arc::new(factors), account.id, secret)
@@ -431,12 +439,7 @@ mod tests {
     #[tokio::test]
     async fn a_secret_is_confirmed_soon_and_by_the_session_that_began() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&test_settings(folder.path())).await.unwrap();
-        let new = NewAccount::verified("ann@example.com");
-        let account = Accounts::new(store.clone(), None).add(new, NOW.as_secs()).await.unwrap();
-        let factors = SecondFactors::new(store.clone());
-        factors.begin(&account, "s", "site", NOW).await.unwrap();
-        let secret = store.second_factor(&account.id).await.unwrap().unwrap().secret.to_vec();
+        let (factors, account, secret) = begun(&folder).await;
         let (early, second) = (NOW.saturating_sub(SETUP), Duration::from_secs(1));
         for (session, at, is_shown) in [
             ("another", NOW, false),

@@ -307,8 +307,8 @@ const DUE: &str = "SELECT kind, email, requested_at, attempts, asked, return_to,
 const DROP_UNTRIED: &str =
     "DELETE FROM mail_outbox WHERE attempts = 0 AND requested_at < $1 RETURNING kind";
 
-/// Seconds for which mail waits for its first try, for example because the configuration has no
-/// `mail`: nobody waits for it any longer.
+/// The maximum number of seconds that mail waits for its first try. It waits, for example, while the
+/// configuration has no `mail`.
 const LONGEST_WAIT: i64 = 4 * 3600;
 
 /// How many domains [`DUE`] can pass over. No pattern needs an escape: domains are letters, digits and

@@ -158,9 +158,8 @@ impl Store {
         Ok(self.write(counting.bind(now).bind(now + 2 * block)).await? == 1)
     }
 
-    /// Removes the second factor of an account, and its recovery codes; if a generation is given, only
-    /// while the account has it. Returns false, and writes nothing, if there is none to remove. Also
-    /// writes nothing on an error.
+    /// Removes the second factor of an account and its recovery codes. With a generation, does so only
+    /// while the account has that one. Returns whether anything was removed. Writes nothing on an error.
     pub async fn remove_second_factor(
         &self,
         account: &str,

@@ -185,7 +185,7 @@ async fn an_address_is_confirmed_before_its_owner_logs_in() {
     let gateway = Gateway::start(&config).await;
     let first = register(&gateway, "ann@example.com").await;
     assert_eq!(first.status, 201);
-    // More than an account has failures: a right password is none.
+    // A right password is not a failure, or the sixth would exceed the limit.
     for _ in 0..6 {
         login(&gateway, "ann@example.com", PASSWORD).await.is(403, "email_unverified");
     }

@@ -243,7 +243,7 @@ async fn codes_are_not_checked_after_many_wrong_ones() {
     login(&gateway, None).await.is(401, "code_required");
 }
 
-/// Otherwise, people behind one address would use up its failures by logging in.
+/// If it were one, people who share an address would lock each other out by logging in.
 #[tokio::test]
 async fn a_right_password_without_a_code_is_no_failure() {
     let gateway = Gateway::start(OFFERED).await;
@@ -277,8 +277,7 @@ async fn a_disabled_second_factor_is_hidden_except_from_its_users() {
     other.is(404, "route_not_found");
 }
 
-/// A stolen session, in which nobody has entered the password, learns nothing of a setup that the
-/// owner did not finish, and does not finish it either.
+/// The owner has begun a setup and left it. A stolen session must enter the password to continue.
 #[tokio::test]
 async fn another_session_does_not_finish_a_setup() {
     let gateway = Gateway::start(OFFERED).await;

@@ -14,7 +14,8 @@ use crate::token::VerifiedToken;
 /// The route of a stream's request under this snapshot.
 ///
 /// # Errors
-/// [`End::RouteGone`], if there is none, or it leads to no application and not to the built-in issuer.
+/// [`End::RouteGone`] if no route matches, or if it leads neither to an application nor to the built-in
+/// issuer.
 pub(super) fn route_of<'s>(stream: &Stream, snapshot: &'s Snapshot) -> Result<&'s Route, End> {
     let headers = HeaderMap::from_iter([(header::HOST, stream.authority.clone())]);
     let uri = Uri::from(stream.path.clone());
