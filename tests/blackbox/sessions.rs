@@ -626,6 +626,38 @@ async fn a_body_that_arrives_after_its_token_has_expired_does_nothing() {
     connection.response().await.is(401, "token_expired");
 }
 
+/// Another process has the store's only writer until all of them have arrived.
+#[tokio::test]
+async fn many_logouts_at_once_write_once() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    gateway.register("bob@example.com").await;
+    let (ann, bob) =
+        (gateway.login("ann@example.com").await, gateway.login("bob@example.com").await);
+    let mut waiting = Vec::new();
+    for _ in 0..10 {
+        waiting.push(hold(&gateway, &ann.access, "POST /auth/logout-all", "{}".to_owned()).await);
+    }
+    let mark = gateway.log().mark();
+    let mut writer = super::revocation::open(gateway.path("portcullis.db").to_str().unwrap()).await;
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut writer).await.unwrap();
+    for (connection, body) in &mut waiting {
+        connection.write(std::mem::take(body)).await;
+    }
+    for _ in 0..50 {
+        assert_eq!(gateway.get("/auth/me").bearer(&bob.access).send().await.status, 200);
+    }
+    sqlx::query("ROLLBACK").execute(&mut writer).await.unwrap();
+    for (mut connection, _) in waiting {
+        assert_eq!(connection.response().await.status, 204);
+    }
+    assert_eq!(gateway.reaches(&ann.access).await, 401);
+    gateway.login("bob@example.com").await;
+    gateway.log().after(mark, "a later event", |line| line["message"] == "login_succeeded").await;
+    let is_end = |line: &serde_json::Value| line["message"] == "logged_out_everywhere";
+    assert_eq!(gateway.log().count_after(mark, is_end), 1);
+}
+
 /// As if another gateway had just changed the roles: the sessions go on.
 #[tokio::test]
 async fn logging_out_everywhere_ends_sessions_whose_tokens_were_just_cut_off() {
