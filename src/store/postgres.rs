@@ -94,45 +94,58 @@ pub(super) async fn open_read_only(database: &Postgres) -> Result<Option<Connect
 
 /// Opens one connection, to see at once why that fails: a pool retries for a long time and does not
 /// report the reason.
+///
+/// # Errors
+/// The server cannot be reached, or is a standby.
 pub(super) async fn probe(database: &Postgres) -> Result<AnyConnection, StoreError> {
     let late = |_| sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "no answer"));
     let connecting = AnyConnection::connect(database.url());
-    let connected = tokio::time::timeout(PROBE_TIMEOUT, connecting).await.map_err(late).flatten();
-    connected.map_err(|source| StoreError::Unreachable {
-        database: database.to_string(),
-        source: Box::new(source),
-    })
+    let asking = async {
+        let mut connection = connecting.await?;
+        let row = connection.fetch_one("SELECT CAST(pg_is_in_recovery() AS INTEGER)").await?;
+        Ok((connection, row.try_get::<i32, _>(0)? == 1))
+    };
+    let asked = tokio::time::timeout(PROBE_TIMEOUT, asking).await.map_err(late).flatten();
+    match asked {
+        Ok((connection, false)) => Ok(connection),
+        Ok((_, true)) => Err(StoreError::Standby { database: database.to_string() }),
+        Err(source) => Err(StoreError::Unreachable {
+            database: database.to_string(),
+            source: Box::new(source),
+        }),
+    }
 }
 
 fn connect(database: &Postgres) -> Result<Connections, StoreError> {
     let url = database.url();
     let is_pooled = !database.caches_statements();
-    let read_only = |count| {
-        let pool = pool(count).after_release(|connection, _| Box::pin(is_alive(connection)));
-        // Behind a pooler, each transaction says it.
-        let pool = if is_pooled {
-            pool
-        } else {
-            pool.after_connect(|connection, _| {
-                Box::pin(async { connection.execute(READ_ONLY).await.map(drop) })
-            })
-        };
-        pool.connect_lazy(url)
+    // Behind a pooler, each transaction says it.
+    let pool = |count, begins_with| match is_pooled {
+        true => pool(count),
+        false => pool(count).after_connect(move |connection, _| {
+            Box::pin(async move { connection.execute(begins_with).await.map(drop) })
+        }),
     };
-    let writing =
-        |count| pool(count).after_release(|connection, _| Box::pin(can_write(connection)));
+    let read_only = |count| {
+        let pool = pool(count, READ_ONLY);
+        pool.after_release(|connection, _| Box::pin(is_alive(connection))).connect_lazy(url)
+    };
+    let writing = |count| {
+        let pool = pool(count, NO_STANDBY);
+        pool.after_release(|connection, _| Box::pin(can_write(connection))).connect_lazy(url)
+    };
     Ok(Connections {
         statements: Statements::new(Engine {
             begin: BEGIN,
             order: Some(ORDER),
-            begin_reading: "BEGIN READ ONLY",
+            begin_reading: BEGIN_READING,
             is_pooled,
             patience: Some(PATIENCE),
         }),
-        writer: writing(1).connect_lazy(url)?,
+        writer: writing(1)?,
         readers: read_only(READERS)?,
         follower: read_only(1)?,
-        apart: writing(APART).connect_lazy(url)?,
+        apart: writing(APART)?,
         files: None,
     })
 }
@@ -173,6 +186,11 @@ pub(super) fn code(error: &sqlx::Error) -> Option<String> {
     is_postgres.then(|| error.code().map(std::borrow::Cow::into_owned)).flatten()
 }
 
+/// Whether an error does not say why there is no connection to a server that is no standby.
+pub(super) fn leaves_open_why(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::PoolTimedOut) || code(error).as_deref() == Some(IN_RECOVERY)
+}
+
 /// What to do about an error, by its SQLSTATE (PostgreSQL's documentation, appendix A).
 pub(super) fn advice(code: &str) -> &'static str {
     match code {
@@ -210,7 +228,19 @@ const ORDER: &str = "SELECT pg_advisory_xact_lock(1886352500, 1), \
 /// Without the notice that the table of schema steps exists, which would be logged at every start.
 const WAIT_FOR_MIGRATION: &str = "SET LOCAL client_min_messages = 'warning'; SET LOCAL lock_timeout = '60s'; SELECT pg_advisory_xact_lock(1886352500, 2)";
 
-const READ_ONLY: &str = "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY";
+/// Fails on a standby, which may be far behind. A server that is none does not become one while a
+/// connection to it lasts.
+const NO_STANDBY: &str = "BEGIN READ WRITE; COMMIT";
+
+/// The same, for a connection that only reads.
+const READ_ONLY: &str =
+    "BEGIN READ WRITE; COMMIT; SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY";
+
+/// The same, for a transaction.
+const BEGIN_READING: &str = "BEGIN READ WRITE; SET TRANSACTION READ ONLY";
+
+/// The SQLSTATE of [`BEGIN_READING`] on a standby, among others.
+const IN_RECOVERY: &str = "0A000";
 
 /// The SQLSTATE of a lock that could not be had in time.
 const LOCK_NOT_AVAILABLE: &str = "55P03";

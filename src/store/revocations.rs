@@ -8,7 +8,7 @@ use sqlx::query::QueryAs;
 use super::connections::WriteTransaction;
 use super::identity::DatabaseIdentity;
 use super::personal_tokens::revoke_token;
-use super::{Store, StoreError};
+use super::{Store, StoreError, postgres};
 
 /// A row: which tokens are revoked, and since when.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
@@ -92,8 +92,9 @@ impl Store {
     pub async fn news_after(&self, seq: i64) -> Result<News, StoreError> {
         self.connections.look_again().await?;
         let read = self.read_news(seq).await;
-        if let (Err(StoreError::Database(sqlx::Error::PoolTimedOut)), Some(identity)) =
+        if let (Err(StoreError::Database(error)), Some(identity)) =
             (&read, self.connections.identity())
+            && postgres::leaves_open_why(error)
         {
             identity.diagnose().await?;
         }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::accounts::{PASSWORD, Tokens, open};
+use crate::harness::pooler::Pooler;
 use crate::harness::postgres::PostgresServer;
 use crate::harness::{Fate, Gateway, Link, Redis, within};
 use crate::replicas::{
@@ -94,12 +95,7 @@ async fn a_standby_without_the_last_second_takes_over() {
     standby.run();
     link.lead_to(standby.port());
 
-    within(async {
-        while !until_degraded(&one).await.contains("standby") {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    until_standby(&one).await;
     one.refresh(&kept.refresh).await.is(503, "store_unavailable");
     assert_eq!(one.reaches(&kept.access).await, 200);
     standby.sql("app", "SELECT pg_promote()");
@@ -131,6 +127,68 @@ async fn a_standby_without_the_last_second_takes_over() {
     assert_eq!(one.try_login("bob@example.com", PASSWORD).await.status, 401);
     one.register("bob@example.com").await;
 }
+
+/// A name leads to a standby for a moment, and connections to it stay open.
+#[tokio::test]
+async fn a_gateway_that_met_a_standby_goes_back_to_the_primary() {
+    let Some(primary) = PostgresServer::start() else { return };
+    let direct = primary.create_database("app");
+    let link = Link::to(primary.port());
+    let gateway = setup(&url(&link, "portcullis"), "", KEY).start().await;
+    let other = setup(&direct, "", KEY).start().await;
+    gateway.register(ANN).await;
+    let ended = gateway.login(ANN).await;
+    let standby = primary.start_standby();
+    link.lead_to(standby.port());
+    until_standby(&gateway).await;
+    // What is read there may be old.
+    gateway.try_login(ANN, PASSWORD).await.is(503, "store_unavailable");
+    assert_eq!(gateway.reaches(&ended.access).await, 200);
+    other.post("/auth/logout", &json!({ "refresh_token": ended.refresh })).send().await;
+    link.lead_new_to(primary.port());
+    until_ready(&gateway).await;
+    until_reaches(&gateway, &ended.access, 401).await;
+    gateway.login(ANN).await;
+    standby.sql("app", "SELECT pg_wal_replay_pause()");
+    other.register("bob@example.com").await;
+    for _ in 0..6 {
+        gateway.login("bob@example.com").await;
+    }
+    assert_eq!(standby.sql("app", CONNECTIONS), "0");
+}
+
+/// The pooler keeps its connections to the standby.
+#[tokio::test]
+async fn behind_a_pooler_nothing_is_read_from_a_standby() {
+    let Some(primary) = PostgresServer::start() else { return };
+    let link = Link::to(primary.port());
+    let Some(pooler) = Pooler::start_before(&primary, link.port()) else { return };
+    primary.create_database("app");
+    let gateway = setup(&pooler.url("app"), "statement_cache = false", KEY).start().await;
+    gateway.register(ANN).await;
+    let standby = primary.start_standby();
+    link.lead_to(standby.port());
+    until_standby(&gateway).await;
+    gateway.try_login(ANN, PASSWORD).await.is(503, "store_unavailable");
+    let (code, _, error) = gateway.command(&["user", "list"]).await;
+    assert!(code != 0 && error.contains("is a standby"), "{code} {error}");
+    link.lead_to(primary.port());
+    until_ready(&gateway).await;
+    gateway.login(ANN).await;
+}
+
+async fn until_standby(gateway: &Gateway) {
+    within(async {
+        while !until_degraded(gateway).await.contains("is a standby") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+/// The connections of the gateways.
+const CONNECTIONS: &str = "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' \
+    AND pid <> pg_backend_pid()";
 
 /// Two gateways with their sessions in a Redis behind a link.
 async fn with_sessions(server: &PostgresServer, link: &Link) -> [Gateway; 2] {

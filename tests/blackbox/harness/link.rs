@@ -73,6 +73,11 @@ impl Link {
         });
     }
 
+    /// Leads new connections to another port.
+    pub fn lead_new_to(&self, port: u16) {
+        self.state.send_modify(|state| state.target = (Ipv4Addr::LOCALHOST, port).into());
+    }
+
     /// Strikes the next connection with a question that contains this.
     pub fn strike(&self, question: &str, fate: Fate) {
         self.state.send_modify(|state| {

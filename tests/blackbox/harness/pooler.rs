@@ -20,6 +20,11 @@ pub struct Pooler {
 impl Pooler {
     /// `None`, with a message, if PgBouncer is not installed; where CI=true, that is a failure.
     pub fn start(server: &PostgresServer) -> Option<Self> {
+        Self::start_before(server, server.port())
+    }
+
+    /// The same, in front of what leads to the server.
+    pub fn start_before(server: &PostgresServer, target: u16) -> Option<Self> {
         if program().is_none() {
             assert!(std::env::var("CI").as_deref() != Ok("true"), "PgBouncer is not installed");
             eprintln!("SKIPPED: PgBouncer is not installed: apt-get install pgbouncer");
@@ -30,7 +35,7 @@ impl Pooler {
             "[databases]\n* = host=127.0.0.1 port={} user=portcullis\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {}\n\
              auth_type = any\npool_mode = transaction\nmax_client_conn = 500\ndefault_pool_size = 20\nserver_login_retry = 1\n\
              ignore_startup_parameters = extra_float_digits\nunix_socket_dir =\nlogfile = {}\n",
-            server.port(),
+            target,
             port.number(),
             folder.path().join("log").display()
         );
