@@ -52,7 +52,7 @@ impl Identity {
         let person = self.weighed(provider, person, policy).await?;
         if let Err(cause) = &person.allowed {
             tracing::warn!(login = &*provider.settings().name, %cause, "a person may not log in");
-            self.take_away(provider, (&person, began), policy).await?;
+            self.take_away(provider, &person, policy).await?;
             return Err(IdentityError::NotAllowed(cause.clone()));
         }
         let now = self.clock.unix_time();

@@ -95,10 +95,13 @@ impl Identity {
     pub(super) async fn take_away(
         &self,
         provider: &Provider,
-        told: (&Person, i64),
+        person: &Person,
         policy: &Policy,
     ) -> Result<(), IdentityError> {
-        let (person, _) = told;
+        // The roles first, as personal access tokens outlive sessions: if this fails, the next check of
+        // a session that is left tries again. A newer answer brings them back.
+        let began = self.store.last_revocation().await?;
+        self.bring_up_to_date(provider, (person, began), policy).await?;
         let issuer = &provider.settings().issuer;
         for session in self.store.sessions_of_person(issuer, &person.subject).await? {
             // Another section of this issuer may still let them in.
@@ -107,8 +110,7 @@ impl Identity {
                 self.end_from_provider(&session, policy).await?;
             }
         }
-        // Personal access tokens outlive sessions.
-        self.bring_up_to_date(provider, told, policy).await
+        Ok(())
     }
 
     /// Gives the account of a person who logged in earlier what the provider says.

@@ -187,7 +187,7 @@ impl Identity {
                 Err(cause) => {
                     let login = &*provider.settings().name;
                     tracing::warn!(login, sid, %cause, "a person may no longer log in");
-                    return Ok(self.take_away(provider, (&person, began), policy).await?);
+                    return Ok(self.take_away(provider, &person, policy).await?);
                 }
             }
         }
