@@ -91,7 +91,7 @@ impl Compiler<'_> {
             idle_timeout: self.timeout(written.idle_timeout.as_ref(), "5m"),
             keep_idle: self.duration(written.keep_idle.as_ref(), "1500ms"),
             keep_alive: match written.keep_alive {
-                None => KeepAlive::WithoutBody,
+                None => KeepAlive::Repeatable,
                 Some(true) => KeepAlive::Always,
                 Some(false) => KeepAlive::Never,
             },

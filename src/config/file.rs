@@ -413,7 +413,7 @@ pub struct Upstream {
     pub keep_idle: Option<Text>,
     /// Whether connections are used again. `true`: also after requests with a body, so the
     /// application must read each body to its end. `false`: one request a connection. Default:
-    /// after requests without a body.
+    /// after requests without a body whose method is idempotent.
     #[schemars(with = "bool")]
     pub keep_alive: Option<bool>,
     /// Use HTTP/2: with prior knowledge for `http://` and `unix:`, by ALPN for `https://`. Default

@@ -436,7 +436,7 @@ impl Upstream {
         match self.settings.keep_alive {
             _ if self.settings.keep_idle.is_zero() => true,
             KeepAlive::Never => true,
-            KeepAlive::WithoutBody => has_body,
+            KeepAlive::Repeatable => !repeat::is_allowed(request),
             KeepAlive::Always => {
                 has_body
                     // Many applications do not read such a body (RFC 9110 §9.3).

@@ -55,9 +55,9 @@ async fn a_connection_ends_after_a_body_that_the_application_may_not_read() {
 #[tokio::test]
 async fn keep_alive_decides_after_which_requests_a_connection_is_used_again() {
     for (keep_alive, said, connections) in [
-        ("", [None, Some("close"), None, Some("close"), None], 3),
-        ("upstream.app.keep_alive = true\n", [None, None, None, Some("close"), None], 2),
-        ("upstream.app.keep_alive = false\n", [Some("close"); 5], 5),
+        ("", [None, Some("close"), Some("close"), None, Some("close"), None], 4),
+        ("upstream.app.keep_alive = true\n", [None, None, None, None, Some("close"), None], 2),
+        ("upstream.app.keep_alive = false\n", [Some("close"); 6], 6),
     ] {
         let gateway = Gateway::start(&format!(
             "{keep_alive}route = [{{ path = '/*', upstream = 'app', access = 'public' }}]"
@@ -66,6 +66,7 @@ async fn keep_alive_decides_after_which_requests_a_connection_is_used_again() {
         let requests = [
             gateway.get("/"),
             gateway.request("POST", "/").body("x"),
+            gateway.request("POST", "/").body(""),
             gateway.get("/"),
             gateway.request("DELETE", "/").body("x"),
             gateway.get("/"),

@@ -55,10 +55,11 @@ impl UpstreamSettings {
 pub enum KeepAlive {
     /// After none.
     Never,
-    /// After requests without a body.
-    WithoutBody,
-    /// Also after requests with a body, if the method defines a meaning for it: the application
-    /// reads each of them to its end.
+    /// After requests that could be sent again if the connection were lost: without a body, with an
+    /// idempotent method.
+    Repeatable,
+    /// After all but those with a body for which the method defines no meaning: the application reads
+    /// each other body to its end.
     Always,
 }
 
