@@ -199,15 +199,10 @@ impl UpstreamBody {
         self.timer.poll(idle, cx)
     }
 
-    /// Whether its stream has ended before it. h2 reports no error if the upstream has given none
-    /// (`NO_ERROR`): so it may say that it needs no more of the request (RFC 9113 §8.1), and whether
-    /// its response was whole is unknown then, unless it announced a length.
+    /// Whether its stream has ended before it: the upstream reset it without an error (`NO_ERROR`), as
+    /// it may after a whole response to say that it needs no more of the request (RFC 9113 §8.1).
     fn is_unfinished(&self) -> bool {
-        let left = || self.inner.size_hint().exact().unwrap_or_default();
-        let is_short = || !self.lease.is_empty && left() > 0;
-        matches!(self.lease.held, Some(Held::Http2(_)))
-            && !self.inner.is_end_stream()
-            && (self.upload.as_ref().is_none_or(|upload| upload.is_complete()) || is_short())
+        matches!(self.lease.held, Some(Held::Http2(_))) && !self.inner.is_end_stream()
     }
 
     /// Reports an error at the next poll. When a body fails, hyper drops what it has not written,
