@@ -7,11 +7,13 @@ mod client_body;
 mod gate;
 mod idle_timer;
 mod request_body;
+mod window;
 
+use std::any::Any;
 use std::error::Error;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -24,6 +26,7 @@ pub use self::client_body::ClientBody;
 pub use self::gate::Gate;
 pub use self::idle_timer::IdleTimer;
 pub use self::request_body::{RequestBody, UnreadBodies};
+pub use self::window::{Window, WindowFrames};
 use super::watched_socket::SocketState;
 use crate::reason::Reason;
 
@@ -59,8 +62,8 @@ struct Handed {
     is_dropped: bool,
     /// The frames that are not written yet, if they are [counted](ClientBody::count_frames).
     frames: usize,
-    /// What counts the upload among those that go on although their response is over.
-    lingering: Option<Arc<AtomicUsize>>,
+    /// What it keeps until it is over, if its response is.
+    kept: Option<Box<dyn Any + Send>>,
 }
 
 impl Handed {
@@ -69,10 +72,8 @@ impl Handed {
     }
 
     fn changed(&mut self) {
-        if self.is_over()
-            && let Some(lingering) = self.lingering.take()
-        {
-            lingering.fetch_sub(1, Ordering::Relaxed);
+        if self.is_over() {
+            self.kept = None;
         }
     }
 }
@@ -192,25 +193,20 @@ impl Upload {
         self.awaits_client.load(Ordering::Acquire)
     }
 
-    /// Whether the application has taken nothing of it for this long although there is more.
-    pub(super) fn is_stuck_for(&self, patience: Duration) -> bool {
-        let handed = locked(&self.handed);
-        let has_more = handed.frames > 0 || !handed.is_dropped && !self.awaits_client();
-        has_more && self.last_progress().elapsed() >= patience
+    /// Whether hyper has nothing more of it: all of it was written, or it was given up.
+    pub(super) fn is_over(&self) -> bool {
+        locked(&self.handed).is_over()
     }
 
-    /// Notes that its response is over. Returns whether it goes on all the same: it then counts as
-    /// `lingering` until hyper has written or dropped all of it.
-    pub(super) fn lingers(&self, lingering: &Arc<AtomicUsize>) -> bool {
+    /// Notes that its response is over. Returns whether it goes on all the same: it then keeps `place`
+    /// until it is over.
+    pub(super) fn keep(&self, place: impl Send + 'static) -> bool {
         let mut handed = locked(&self.handed);
-        if handed.is_over() {
-            return false;
+        let goes_on = !handed.is_over();
+        if goes_on {
+            handed.kept = Some(Box::new(place));
         }
-        if handed.lingering.is_none() {
-            lingering.fetch_add(1, Ordering::Relaxed);
-            handed.lingering = Some(Arc::clone(lingering));
-        }
-        true
+        goes_on
     }
 
     /// Ends it: otherwise the client could go on sending to an HTTP/2 application for as long as it

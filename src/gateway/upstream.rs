@@ -10,6 +10,7 @@ mod failure;
 mod greeting;
 mod health;
 mod http2;
+mod in_flight;
 mod repeat;
 mod response;
 mod settings;
@@ -34,6 +35,7 @@ use self::connection::Connection;
 pub use self::failure::UpstreamFailure;
 use self::health::Health;
 use self::http2::{Http2, Lost, Stream};
+use self::in_flight::Load;
 use self::repeat::Repeat;
 use self::response::Held;
 pub use self::response::{Lease, UpstreamBody};
@@ -295,15 +297,16 @@ impl Upstream {
         loop {
             attempts += 1;
             let is_last = attempts == MOST_ATTEMPTS;
-            let mut stream = self.stream(http2, is_last).await?;
+            let mut stream = self.stream(http2, Load::of(&request), is_last).await?;
             let again = Repeat::of(&request);
+            stream.carries(carried);
             let response = pin!(stream.sender().try_send_request(request));
             let mut timer = IdleTimer::default();
             let exchange = self.exchange(response, &mut timer, upload, Instant::now());
             let patience = self.settings.response_timeout.min(SILENCE);
-            let mut error = match http2.watch(&stream, (patience, upload), exchange).await {
+            let mut error = match http2.watch(&stream, patience, exchange).await {
                 Ok(Ok(response)) => {
-                    stream.answered(carried);
+                    stream.answered();
                     let held = Held::Http2(stream);
                     return Ok((response, Lease::new(self, worker, held, Duration::ZERO)));
                 }
@@ -328,7 +331,10 @@ impl Upstream {
             }
             request = match (error.take_message(), again) {
                 // It never left.
-                (Some(unsent), _) if !is_last => unsent,
+                (Some(unsent), _) if !is_last => {
+                    stream.has_returned();
+                    unsent
+                }
                 (None, Some(again))
                     if !is_last && lost.is_some_and(|lost| again.is_allowed_after(lost)) =>
                 {
@@ -346,18 +352,23 @@ impl Upstream {
 
     /// A place for a request over HTTP/2. The last attempt has a connection of its own: what ended
     /// the others may be another request on them.
-    async fn stream(&self, http2: &Http2, is_last: bool) -> Result<Stream, UpstreamFailure> {
-        if !is_last && let Some(stream) = http2.take() {
+    async fn stream(
+        &self,
+        http2: &Http2,
+        load: Load,
+        is_last: bool,
+    ) -> Result<Stream, UpstreamFailure> {
+        if !is_last && let Some(stream) = http2.take(load) {
             return Ok(stream);
         }
         self.health.check().map_err(UpstreamFailure::Unreachable)?;
         // Only the request that connects can tell whether the application responds.
         let connecting = self.timely(self.connect_http2());
         if is_last {
-            return Ok(Box::pin(connecting).await?.alone());
+            return Ok(Box::pin(connecting).await?.alone(load));
         }
         let patience = self.settings.connect_timeout;
-        Box::pin(http2.take_or_connect(patience, connecting)).await
+        Box::pin(http2.take_or_connect((load, patience), connecting)).await
     }
 
     /// Limits the time that a request waits for a connection.

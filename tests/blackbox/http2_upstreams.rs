@@ -376,30 +376,90 @@ async fn an_upload_that_is_not_taken_keeps_its_place() {
     }
 }
 
-/// The window of a connection serves all of its bodies, and one that is not read can use it up.
+/// The window of a connection serves all of its bodies, and one that is not read can use up all of it,
+/// or nearly all. The others do not wait for it.
 #[tokio::test]
-async fn a_connection_that_takes_no_bodies_gets_no_more_requests() {
+async fn a_body_that_is_not_read_holds_up_no_other_request() {
+    for (length, next) in [(200_000, 6), (40_000, 40_000)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let config = config_for(&listener);
+        let gateway = Gateway::start(&format!("server.workers = 1\n{config}")).await;
+        let (read, is_read) = tokio::sync::oneshot::channel();
+        let application = tokio::spawn(async move {
+            // INITIAL_WINDOW_SIZE is 1 MiB.
+            let mut full = accept(&listener, &[0, 4, 0, 16, 0, 0]).await;
+            let upload = next_request(&mut full).await;
+            let fits = length.min(65_535);
+            next_bytes(&mut full, upload, fits).await;
+            read.send(()).unwrap();
+            let mut other = accept(&listener, &[0, 4, 0, 16, 0, 0]).await;
+            let request = next_request(&mut other).await;
+            next_bytes(&mut other, request, next).await;
+            other.write_all(&frame(HEADERS, END, request, OK)).await.unwrap();
+            // WINDOW_UPDATE: 1 MiB.
+            full.write_all(&frame(WINDOW_UPDATE, 0, 0, &[0, 16, 0, 0])).await.unwrap();
+            next_bytes(&mut full, upload, length - fits).await;
+            full.write_all(&frame(HEADERS, END, upload, OK)).await.unwrap();
+            // It is used again.
+            let request = next_request(&mut full).await;
+            full.write_all(&frame(HEADERS, END, request, OK)).await.unwrap();
+        });
+        let mut client = begin_upload(&gateway, length).await;
+        client.write(vec![b'c'; length - 2]).await;
+        within(is_read).await.unwrap();
+        let form = gateway.request("POST", "/").body(&"a".repeat(next)).send().await;
+        assert_eq!(form.status, 200, "{}", gateway.log().errors());
+        assert_eq!(client.response().await.status, 200);
+        assert_eq!(gateway.get("/").send().await.status, 200);
+        within(application).await.unwrap();
+    }
+}
+
+/// Many calls of gRPC share a connection, and so do short bodies.
+#[tokio::test]
+async fn short_bodies_and_calls_share_a_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let config = config_for(&listener);
+    let gateway = Gateway::start(&format!("server.workers = 1\n{config}")).await;
+    let application = tokio::spawn(async move {
+        let mut stream = accept(&listener, &[]).await;
+        let requests = [
+            next_request(&mut stream).await,
+            next_request(&mut stream).await,
+            next_request(&mut stream).await,
+        ];
+        for request in requests {
+            stream.write_all(&frame(HEADERS, END, request, OK)).await.unwrap();
+        }
+        stream
+    });
+    let call = "POST / HTTP/1.1\r\nHost: app.test\r\nContent-Type: application/grpc\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let mut clients =
+        [begin_upload(&gateway, 16_384).await, gateway.connect().await, gateway.connect().await];
+    for client in &mut clients[1..] {
+        client.write(call).await;
+    }
+    for client in &mut clients {
+        assert_eq!(client.response().await.status, 200);
+    }
+    within(application).await.unwrap();
+}
+
+/// The application permits one request, and neither responds to the first nor takes its body.
+#[tokio::test]
+async fn an_upload_that_is_given_up_keeps_its_place() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gateway = Gateway::start(&impatient(&listener)).await;
     let application = tokio::spawn(async move {
-        // INITIAL_WINDOW_SIZE.
-        let mut stuck = accept(&listener, &[0, 4, 0, 0, 0, 0]).await;
-        next_request(&mut stuck).await;
-        // It is not silent.
-        let pings = async {
-            loop {
-                let _ = stuck.write_all(&frame(PING, 0, 0, &[0; 8])).await;
-                next_frame(&mut stuck).await;
-            }
-        };
-        tokio::select! {
-            () = pings => {}
-            working = accept(&listener, &[]) => answer_all(working),
-        }
+        // MAX_CONCURRENT_STREAMS and INITIAL_WINDOW_SIZE.
+        let mut full = accept(&listener, &[0, 3, 0, 0, 0, 1, 0, 4, 0, 0, 0, 0]).await;
+        next_request(&mut full).await;
+        answer_all(accept(&listener, &[]).await);
+        while full.read(&mut [0; 1024]).await.unwrap() > 0 {}
     });
-    let form = || gateway.request("POST", "/").body("a form").send();
-    form().await.is(504, "upstream_timeout");
-    assert_eq!(form().await.status, 200, "{}", gateway.log().errors());
+    let mut client = begin_upload(&gateway, 2).await;
+    client.response().await.is(504, "upstream_timeout");
+    assert_eq!(gateway.get("/").send().await.status, 200, "{}", gateway.log().errors());
     within(application).await.unwrap();
 }
 
@@ -463,6 +523,12 @@ async fn next_request(stream: &mut TcpStream) -> u32 {
 
 /// The type and the stream of the next frame. Waits forever if the connection has ended.
 async fn next_frame(stream: &mut TcpStream) -> (u8, u32) {
+    let (kind, id, _) = next_frame_with_length(stream).await;
+    (kind, id)
+}
+
+/// The same, and its length.
+async fn next_frame_with_length(stream: &mut TcpStream) -> (u8, u32, usize) {
     let mut head = [0; 9];
     if stream.read_exact(&mut head).await.is_err() {
         std::future::pending::<()>().await;
@@ -470,7 +536,15 @@ async fn next_frame(stream: &mut TcpStream) -> (u8, u32) {
     let number = |bytes: &[u8]| bytes.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte));
     let length = usize::try_from(number(&head[..3])).unwrap();
     stream.read_exact(&mut vec![0; length]).await.unwrap();
-    (head[3], number(&head[5..]))
+    (head[3], number(&head[5..]), length)
+}
+
+/// Waits until this many bytes of a body have arrived.
+async fn next_bytes(stream: &mut TcpStream, body: u32, mut left: usize) {
+    while left > 0 {
+        let (kind, id, length) = next_frame_with_length(stream).await;
+        left -= if (kind, id) == (DATA, body) { length } else { 0 };
+    }
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -486,8 +560,8 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
-const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 
 /// An error code.
 const REFUSED_STREAM: u32 = 7;

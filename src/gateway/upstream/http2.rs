@@ -19,13 +19,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::io::InspectReader;
+use tokio_util::io::{InspectReader, InspectWriter};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::ConnectError;
 use super::failure::{MAX_HEAD, UpstreamFailure};
 use super::greeting::Greeting;
-use crate::gateway::upload::{ClientBody, Upload, locked};
+use super::in_flight::{InFlight, Load, Place};
+use crate::gateway::upload::{ClientBody, Upload, Window, WindowFrames, locked};
 use crate::gateway::watched_socket::{SocketState, WatchedSocket};
 
 /// The HTTP/2 connections of one worker to one application.
@@ -44,12 +45,11 @@ pub(super) struct Http2 {
 /// has left the list.
 struct Multiplexed {
     sender: SendRequest<ClientBody>,
-    /// The number of requests in flight.
-    streams: AtomicUsize,
-    /// The number of uploads that go on although their responses are over. They count among the
-    /// requests that the application permits, and it may take nothing any more: the connection gets
-    /// no other request.
-    lingering: Arc<AtomicUsize>,
+    in_flight: Arc<InFlight>,
+    /// Whether an upload went on for too long after its exchange had ended.
+    is_given_up: AtomicBool,
+    window: Arc<Window>,
+    socket: SocketState,
     /// Whether a response has arrived.
     has_answered: AtomicBool,
     /// Reads how many requests the application permits now. `None`: the connection has ended.
@@ -75,10 +75,12 @@ struct Unanswered {
     since: Instant,
 }
 
-/// The place of one request on a connection, until its response has ended.
+/// One request on a connection, until its response has ended.
 pub(super) struct Stream {
     connection: Arc<Multiplexed>,
-    /// Its body, once a response has arrived: it ends with it.
+    /// Dropped with this, or kept by the upload.
+    place: Option<Place>,
+    /// Its body, which ends with it.
     upload: Option<Arc<Upload>>,
     /// Whether the response was read to its end.
     is_finished: bool,
@@ -86,10 +88,10 @@ pub(super) struct Stream {
 
 impl Http2 {
     /// A place on an open connection, if one has room. The first one is filled first.
-    pub(super) fn take(&self) -> Option<Stream> {
+    pub(super) fn take(&self, load: Load) -> Option<Stream> {
         let mut open = self.open();
         open.retain(|connection| !connection.is_over());
-        open.iter().find_map(Stream::on)
+        open.iter().find_map(|connection| Stream::on(connection, load))
     }
 
     /// A place on a connection that has room by now, or on a new one from `connect`, which limits its
@@ -97,7 +99,7 @@ impl Http2 {
     /// each, and shares the timeout of one that does not succeed.
     pub(super) async fn take_or_connect(
         &self,
-        patience: Duration,
+        (load, patience): (Load, Duration),
         connect: impl Future<Output = Result<Connected, UpstreamFailure>>,
     ) -> Result<Stream, UpstreamFailure> {
         let timed_out = || UpstreamFailure::Unreachable(ConnectError::Timeout);
@@ -112,7 +114,7 @@ impl Http2 {
                 return Err(timed_out());
             }
         };
-        if let Some(stream) = self.take() {
+        if let Some(stream) = self.take(load) {
             return Ok(stream);
         }
         if self.timeouts.load(Ordering::Relaxed) != before {
@@ -129,8 +131,9 @@ impl Http2 {
         // It says first how many requests it permits (RFC 9113 §3.4). Those that wait here would
         // otherwise all take a place on it.
         let _ = timeout(GREETING, connection.greeting.arrived()).await;
-        self.open().push(Arc::clone(&connection));
-        Ok(Stream::first(connection))
+        let stream = Stream::new(&connection, load);
+        self.open().push(connection);
+        Ok(stream)
     }
 
     /// Takes a connection that was lost from the list before its own task has noticed: the next
@@ -141,26 +144,15 @@ impl Http2 {
 
     /// Waits for the response to a request. A connection on which nothing has arrived for `patience`
     /// when the wait ends, whoever ends it, gets no other request: it may be dead although new ones
-    /// work. Neither does one that has taken nothing of the request's body for as long: bodies that
-    /// an application does not read can use up the window of all others (RFC 9113 §5.2.1).
+    /// work.
     pub(super) async fn watch<T>(
         &self,
         stream: &Stream,
-        (patience, upload): (Duration, Option<&Upload>),
+        patience: Duration,
         response: impl Future<Output = T>,
     ) -> T {
         stream.connection.sends();
-        let wait = Wait { http2: self, stream, patience, upload };
-        let mut response = pin!(response);
-        while upload.is_some() {
-            if let Ok(response) = timeout(patience, response.as_mut()).await {
-                return response;
-            }
-            if wait.is_stuck() {
-                self.forget(stream);
-                break;
-            }
-        }
+        let _wait = Wait { http2: self, stream, patience };
         response.await
     }
 
@@ -177,7 +169,7 @@ impl Http2 {
     /// Closes the connections that have been without a request for this long.
     pub(super) fn sweep(&self, keep_idle: Duration, now: Instant) {
         self.open().retain(|connection| {
-            let is_used = connection.streams.load(Ordering::Relaxed) > 0;
+            let is_used = connection.in_flight.count() > 0;
             !connection.is_over()
                 && (is_used || now.duration_since(*connection.idle_since()) < keep_idle)
         });
@@ -197,10 +189,17 @@ impl Connected {
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         peer: Option<SocketAddr>,
     ) -> Result<Self, ConnectError> {
-        let greeting = Greeting::default();
+        let (greeting, window, socket) =
+            (Greeting::default(), Arc::<Window>::default(), SocketState::default());
+        let io = WatchedSocket::new(io, socket.clone());
+        let (mut sent, used) = (WindowFrames::sent(), Arc::clone(&window));
+        let io = InspectWriter::new(io, move |bytes: &[u8]| sent.note(bytes, &used));
+        let (mut received, granted) = (WindowFrames::received(), Arc::clone(&window));
         let noted = greeting.clone();
-        let io = WatchedSocket::new(io, SocketState::default());
-        let io = InspectReader::new(io, move |bytes: &[u8]| noted.note(bytes));
+        let io = InspectReader::new(io, move |bytes: &[u8]| {
+            noted.note(bytes);
+            received.note(bytes, &granted);
+        });
         let driver = Tasks::default();
         let (sender, connection) = Builder::new(driver.clone())
             .initial_max_send_streams(MAX_STREAMS)
@@ -236,8 +235,10 @@ impl Connected {
         };
         Ok(Self(Arc::new(Multiplexed {
             sender,
-            streams: AtomicUsize::new(1),
-            lingering: Arc::default(),
+            in_flight: Arc::default(),
+            is_given_up: AtomicBool::new(false),
+            window,
+            socket,
             has_answered: AtomicBool::new(false),
             permitted: Box::new(permitted),
             unanswered: Mutex::new(Unanswered { arrived: greeting.times(), since: Instant::now() }),
@@ -252,8 +253,8 @@ impl Connected {
 
 impl Connected {
     /// Its first request is the only one.
-    pub(super) fn alone(self) -> Stream {
-        Stream::first(self.0)
+    pub(super) fn alone(self, load: Load) -> Stream {
+        Stream::new(&self.0, load)
     }
 }
 
@@ -263,18 +264,11 @@ struct Wait<'a> {
     http2: &'a Http2,
     stream: &'a Stream,
     patience: Duration,
-    upload: Option<&'a Upload>,
-}
-
-impl Wait<'_> {
-    fn is_stuck(&self) -> bool {
-        self.upload.is_some_and(|upload| upload.is_stuck_for(self.patience))
-    }
 }
 
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
-        if self.stream.connection.is_silent_for(self.patience) || self.is_stuck() {
+        if self.stream.connection.is_silent_for(self.patience) {
             self.http2.forget(self.stream);
         }
     }
@@ -292,9 +286,9 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
 }
 
 impl Drop for Multiplexed {
-    /// hyper would wait for the uploads, and the application may never take them.
+    /// hyper would wait for the uploads that go on, and the application may never take them.
     fn drop(&mut self) {
-        if self.lingering.load(Ordering::Relaxed) > 0
+        if self.in_flight.count() > 0
             && let Some(driver) = self.driver.0.get()
         {
             driver.abort();
@@ -305,7 +299,13 @@ impl Drop for Multiplexed {
 impl Multiplexed {
     /// Whether it gets no more requests. It is closed when the last of them has ended.
     fn is_over(&self) -> bool {
-        self.sender.is_closed() || self.lingering.load(Ordering::Relaxed) > 0
+        self.sender.is_closed() || self.is_given_up.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing that is sent now would arrive before the application reads what was sent before,
+    /// if it ever does.
+    fn is_blocked(&self) -> bool {
+        self.window.is_used_up() || self.socket.is_full()
     }
 
     /// Notes that a request is sent.
@@ -329,29 +329,37 @@ impl Multiplexed {
 }
 
 impl Stream {
-    /// The place of the first request on a connection, which is counted already.
-    fn first(connection: Arc<Multiplexed>) -> Self {
-        Self { connection, upload: None, is_finished: false }
+    fn new(connection: &Arc<Multiplexed>, load: Load) -> Self {
+        let place = Some(Place::take(&connection.in_flight, load));
+        Self { connection: Arc::clone(connection), place, upload: None, is_finished: false }
     }
 
     /// A place on this connection, if it has room.
-    fn on(connection: &Arc<Multiplexed>) -> Option<Self> {
+    fn on(connection: &Arc<Multiplexed>, load: Load) -> Option<Self> {
         let most = match (connection.permitted)()? {
             // It may permit some later, and a new connection would not be better off.
             0 if !connection.has_answered.load(Ordering::Relaxed) => MAX_STREAMS,
             most => most,
         };
-        if connection.streams.fetch_add(1, Ordering::Relaxed) < most {
-            return Some(Self::first(Arc::clone(connection)));
-        }
-        connection.streams.fetch_sub(1, Ordering::Relaxed);
-        None
+        let in_flight = &connection.in_flight;
+        let has_room =
+            in_flight.count() < most && in_flight.admits(load) && !connection.is_blocked();
+        has_room.then(|| Self::new(connection, load))
     }
 
-    /// Notes that a response has arrived, with which this upload ends.
-    pub(super) fn answered(&mut self, upload: Option<&Arc<Upload>>) {
-        self.connection.has_answered.store(true, Ordering::Relaxed);
+    /// Notes that a request with this upload is about to be sent. The upload ends with this.
+    pub(super) fn carries(&mut self, upload: Option<&Arc<Upload>>) {
         self.upload = upload.cloned();
+    }
+
+    /// Notes that the request was never sent.
+    pub(super) fn has_returned(&mut self) {
+        self.upload = None;
+    }
+
+    /// Notes that a response has arrived.
+    pub(super) fn answered(&self) {
+        self.connection.has_answered.store(true, Ordering::Relaxed);
     }
 
     /// Notes that the response was read to its end.
@@ -377,27 +385,34 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if let Some(upload) = self.upload.take()
-            && upload.lingers(&self.connection.lingering)
-        {
-            match Handle::try_current() {
-                // A reset ends the whole connection in some applications, and most uploads are whole
-                // soon.
-                Ok(runtime) if self.is_finished => {
-                    let connection = Arc::clone(&self.connection);
-                    runtime.spawn(async move {
-                        sleep(GRACE).await;
-                        upload.end();
-                        // The reset has to leave.
-                        sleep(GRACE).await;
-                        drop(connection);
-                    });
-                }
-                _ => upload.end(),
-            }
-        }
         *self.connection.idle_since() = Instant::now();
-        self.connection.streams.fetch_sub(1, Ordering::Relaxed);
+        if let Some(upload) = self.upload.take()
+            && upload.keep(self.place.take())
+        {
+            self.end(upload);
+        }
+    }
+}
+
+impl Stream {
+    /// Ends the upload. A reset ends the whole connection in some applications, and most uploads are
+    /// whole soon, so one whose response was read to its end has a little more time.
+    fn end(&self, upload: Arc<Upload>) {
+        let grace = if self.is_finished { GRACE } else { Duration::ZERO };
+        let Ok(runtime) = Handle::try_current() else { return upload.end() };
+        if grace.is_zero() {
+            upload.end();
+        }
+        let connection = Arc::clone(&self.connection);
+        runtime.spawn(async move {
+            sleep(grace).await;
+            upload.end();
+            // The reset has to leave.
+            sleep(GRACE).await;
+            if !upload.is_over() {
+                connection.is_given_up.store(true, Ordering::Relaxed);
+            }
+        });
     }
 }
 
@@ -492,7 +507,7 @@ mod tests {
                 Connected::new(near, None).await
             };
             let connect = async { connect.await.map_err(UpstreamFailure::Unreachable) };
-            http2.take_or_connect(Duration::from_secs(1), connect)
+            http2.take_or_connect((Load::Nothing, Duration::from_secs(1)), connect)
         };
         let taken = tokio::join!(request(), request(), request(), request(), request());
         assert!(taken.0.is_ok() && taken.1.is_ok() && taken.2.is_ok() && taken.3.is_ok());
