@@ -155,7 +155,7 @@ mod tests {
     fn a_window_is_used_up_before_nothing_is_left() {
         let window = Window::default();
         for (used, granted, is_used_up) in
-            [(32_768, 0, false), (20_000, 0, true), (0, 3000, false), (20_000, 0, true)]
+            [(32_768, 0, false), (20_000, 0, true), (0, 4000, false), (20_000, 0, true)]
         {
             window.used.fetch_add(used, Ordering::Relaxed);
             window.granted.fetch_add(granted, Ordering::Relaxed);
