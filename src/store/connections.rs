@@ -44,6 +44,8 @@ pub(super) struct Engine {
     pub(super) order: Option<&'static str>,
     /// Begins a transaction that reads.
     pub(super) begin_reading: &'static str,
+    /// Whether a statement that reads alone needs one too.
+    pub(super) reads_begin: bool,
     /// A pooler may give each transaction another connection: no statement may be prepared in one
     /// transaction and run in another.
     pub(super) is_pooled: bool,
@@ -100,11 +102,12 @@ impl Statements {
         Row: Send + Unpin + for<'row> FromRow<'row, AnyRow>,
     {
         let fetching = async {
-            if !self.engine.is_pooled {
+            if !self.engine.reads_begin {
                 return statement.fetch_all(pool).await;
             }
             let mut transaction = pool.begin_with(begin).await?;
-            let rows = statement.persistent(false).fetch_all(&mut *transaction).await?;
+            let statement = statement.persistent(!self.engine.is_pooled);
+            let rows = statement.fetch_all(&mut *transaction).await?;
             transaction.commit().await?;
             Ok(rows)
         };

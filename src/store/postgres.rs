@@ -119,20 +119,13 @@ pub(super) async fn probe(database: &Postgres) -> Result<AnyConnection, StoreErr
 fn connect(database: &Postgres) -> Result<Connections, StoreError> {
     let url = database.url();
     let is_pooled = !database.caches_statements();
-    // Behind a pooler, each transaction says it.
-    let pool = |count, begins_with| match is_pooled {
-        true => pool(count),
-        false => pool(count).after_connect(move |connection, _| {
-            Box::pin(async move { connection.execute(begins_with).await.map(drop) })
-        }),
-    };
-    let read_only = |count| {
-        let pool = pool(count, READ_ONLY);
-        pool.after_release(|connection, _| Box::pin(is_alive(connection))).connect_lazy(url)
+    let reading = |count| {
+        pool(count)
+            .after_release(|connection, _| Box::pin(is_primary(connection)))
+            .connect_lazy(url)
     };
     let writing = |count| {
-        let pool = pool(count, NO_STANDBY);
-        pool.after_release(|connection, _| Box::pin(can_write(connection))).connect_lazy(url)
+        pool(count).after_release(|connection, _| Box::pin(can_write(connection))).connect_lazy(url)
     };
     Ok(Connections {
         statements: Statements::new(Engine {
@@ -140,34 +133,44 @@ fn connect(database: &Postgres) -> Result<Connections, StoreError> {
             order: Some(ORDER),
             begin_reading: BEGIN_READING,
             is_pooled,
+            reads_begin: true,
             patience: Some(PATIENCE),
         }),
         writer: writing(1)?,
-        readers: read_only(READERS)?,
-        follower: read_only(1)?,
+        readers: reading(READERS)?,
+        follower: reading(1)?,
         apart: writing(APART)?,
         files: None,
     })
 }
 
 fn pool(connections: u32) -> AnyPoolOptions {
-    AnyPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE)
+    let pool = AnyPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE);
+    pool.after_connect(|connection, _| {
+        Box::pin(async { connection.execute(NO_STANDBY).await.map(drop) })
+    })
 }
 
-/// Returns true if the server of a connection answers. Otherwise, the connection must not occupy the
-/// pool: the error closes it without a farewell.
-async fn is_alive(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
-    let answered = tokio::time::timeout(RELEASE_TIMEOUT, connection.ping()).await;
-    answered.map_err(|_| sqlx::Error::PoolTimedOut).flatten().map(|()| true)
+/// Returns true if the server of a connection answers and is no standby. If it does not answer, the
+/// connection must not occupy the pool: the error closes it without a farewell.
+async fn is_primary(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
+    says_yes(connection, "SELECT CASE WHEN pg_is_in_recovery() THEN 0 ELSE 1 END").await
 }
 
 /// The same, and whether the connection could write. It keeps the default of the time when it was
 /// opened, which an operator may have changed for a while.
 async fn can_write(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
-    let asking = connection.fetch_one("SHOW default_transaction_read_only");
-    let answered = tokio::time::timeout(RELEASE_TIMEOUT, asking).await;
+    let question = "SELECT CASE WHEN pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on' THEN 0 ELSE 1 END";
+    says_yes(connection, question).await
+}
+
+async fn says_yes(
+    connection: &mut AnyConnection,
+    question: &'static str,
+) -> Result<bool, sqlx::Error> {
+    let answered = tokio::time::timeout(RELEASE_TIMEOUT, connection.fetch_one(question)).await;
     let row = answered.map_err(|_| sqlx::Error::PoolTimedOut).flatten()?;
-    Ok(row.try_get::<String, _>(0)? == "off")
+    Ok(row.try_get::<i32, _>(0)? == 1)
 }
 
 /// The number of tables in the schema, and how many of them are the table of schema steps.
@@ -221,22 +224,19 @@ pub(super) fn advice(code: &str) -> &'static str {
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '4s'; SET LOCAL statement_timeout = '8s'; \
     SET LOCAL idle_in_transaction_session_timeout = '4s'";
 
-/// What is acknowledged must survive a crash, even if the server's default is otherwise.
+/// What is acknowledged must survive a crash, even if the server's default is otherwise. Fails on a
+/// standby: some transactions find that there is nothing to write.
 const ORDER: &str = "SELECT pg_advisory_xact_lock(1886352500, 1), \
-    CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', true) ELSE '' END";
+    CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', true) ELSE '' END, \
+    CASE WHEN pg_is_in_recovery() THEN set_config('transaction_read_only', 'off', true) ELSE '' END";
 
 /// Without the notice that the table of schema steps exists, which would be logged at every start.
 const WAIT_FOR_MIGRATION: &str = "SET LOCAL client_min_messages = 'warning'; SET LOCAL lock_timeout = '60s'; SELECT pg_advisory_xact_lock(1886352500, 2)";
 
-/// Fails on a standby, which may be far behind. A server that is none does not become one while a
-/// connection to it lasts.
+/// Fails on a standby, which may be far behind.
 const NO_STANDBY: &str = "BEGIN READ WRITE; COMMIT";
 
-/// The same, for a connection that only reads.
-const READ_ONLY: &str =
-    "BEGIN READ WRITE; COMMIT; SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY";
-
-/// The same, for a transaction.
+/// Likewise. A pooler may give each transaction a connection to another server.
 const BEGIN_READING: &str = "BEGIN READ WRITE; SET TRANSACTION READ ONLY";
 
 /// The SQLSTATE of [`BEGIN_READING`] on a standby, among others.

@@ -155,6 +155,7 @@ const ENGINE: Engine = Engine {
     begin: "BEGIN IMMEDIATE",
     order: None,
     begin_reading: "BEGIN",
+    reads_begin: false,
     is_pooled: false,
     patience: None,
 };
