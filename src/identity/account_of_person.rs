@@ -85,38 +85,19 @@ impl Accounts {
         self.store.link_person(&account.id, person, began, now.cast_signed()).await
     }
 
-    /// Gives an account the roles that the provider says, which takes effect at once: what was
-    /// issued with other roles is revoked, and sessions continue. Name and address follow the
-    /// provider too, unless the account also has a password, so that its owner manages them here.
-    ///
-    /// `began`: the number of the last revocation when the provider was asked.
+    /// Gives an account what the provider says: the roles; and name and address, unless the account also
+    /// has a password, so that its owner manages them here.
     ///
     /// # Errors
-    /// [`NoLogin::Changed`] if the account got other roles since the provider was asked: its answer is
-    /// perhaps the older one.
+    /// As [`Accounts::bring_roles`].
     pub(super) async fn bring_up_to_date(
         &self,
-        mut account: AccountRow,
+        account: AccountRow,
         (person, began): (&Person, i64),
         policy: &Policy,
         now: u64,
     ) -> Result<AccountRow, IdentityError> {
-        if let Some(roles) = &person.roles
-            && !has(&account, roles)
-        {
-            let joined = roles.join(" ");
-            let change = AccountChange::Roles { roles: &joined, began };
-            match self.change(&account.id, change, policy, now).await {
-                Ok(()) => account.roles = joined,
-                Err(AccountError::Unknown) => {
-                    // Another tab may have brought the same roles.
-                    let current = self.by_id(&account.id).await?;
-                    let current = current.filter(|current| has(current, roles));
-                    account = current.ok_or(IdentityError::Login(NoLogin::Changed))?;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let mut account = self.bring_roles(account, (person, began), policy, now).await?;
         if !account.password.is_empty() {
             return Ok(account);
         }
@@ -135,6 +116,40 @@ impl Accounts {
                 // Whoever has the address here keeps it.
                 Err(AccountError::Taken) => {
                     tracing::warn!(target: AUDIT, { account = account.id, reason = "address_taken" }, "email_not_changed");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(account)
+    }
+
+    /// Gives an account the roles that the provider says, which takes effect at once: what was issued
+    /// with other roles is revoked, and sessions continue.
+    ///
+    /// `began`: the number of the last revocation when the provider was asked.
+    ///
+    /// # Errors
+    /// [`NoLogin::Changed`] if the account got other roles since the provider was asked: its answer is
+    /// perhaps the older one.
+    pub(super) async fn bring_roles(
+        &self,
+        mut account: AccountRow,
+        (person, began): (&Person, i64),
+        policy: &Policy,
+        now: u64,
+    ) -> Result<AccountRow, IdentityError> {
+        if let Some(roles) = &person.roles
+            && !has(&account, roles)
+        {
+            let joined = roles.join(" ");
+            let change = AccountChange::Roles { roles: &joined, began };
+            match self.change(&account.id, change, policy, now).await {
+                Ok(()) => account.roles = joined,
+                Err(AccountError::Unknown) => {
+                    // Another tab may have brought the same roles.
+                    let current = self.by_id(&account.id).await?;
+                    let current = current.filter(|current| has(current, roles));
+                    account = current.ok_or(IdentityError::Login(NoLogin::Changed))?;
                 }
                 Err(error) => return Err(error.into()),
             }

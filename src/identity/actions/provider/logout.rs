@@ -98,11 +98,14 @@ impl Identity {
         person: &Person,
         policy: &Policy,
     ) -> Result<(), IdentityError> {
+        let issuer = &provider.settings().issuer;
         // The roles first, as personal access tokens outlive sessions: if this fails, the next check of
         // a session that is left tries again. A newer answer brings them back.
         let began = self.store.last_revocation().await?;
-        self.bring_up_to_date(provider, (person, began), policy).await?;
-        let issuer = &provider.settings().issuer;
+        if let Some(account) = self.accounts.of_person(&AccountOfPerson { issuer, person }).await? {
+            let now = self.clock.unix_seconds();
+            self.accounts.bring_roles(account, (person, began), policy, now).await?;
+        }
         for session in self.store.sessions_of_person(issuer, &person.subject).await? {
             // Another section of this issuer may still let them in.
             let began_at = policy.provider_of(&session.idp, issuer);
