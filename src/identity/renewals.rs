@@ -8,7 +8,7 @@
 //! received the new cookies. Until somebody does, the browser's old cookie is as good as before. It
 //! is no reuse, since no two have tokens of the session.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -58,8 +58,9 @@ pub(super) struct Renewals {
 struct Known {
     /// The last attempt for each session.
     attempts: HashMap<Uuid, Attempt>,
-    /// Since when each has been kept, the oldest first.
-    kept: VecDeque<(Duration, Uuid)>,
+    /// Since when each has been kept, the oldest first. A session has one entry: however often
+    /// somebody tries theirs, those of others are not forgotten for it.
+    kept: BTreeSet<(Duration, Uuid)>,
 }
 
 /// An attempt to renew a session with one refresh token.
@@ -76,8 +77,9 @@ struct Attempt {
 impl Identity {
     /// Renews the session of a cookie. Requests with the same cookie share one rotation and, for
     /// `refresh_reuse_interval` after its cookies were first sent, its outcome; `stale` is an outcome
-    /// that no longer helps, because its access token has been revoked or has expired since. A forged cookie costs no I/O, and
-    /// the cookie of a session that has ended is looked up once in [`ENDED_FOR`].
+    /// that no longer helps, because its access token has been revoked or has expired since. A forged
+    /// cookie costs no I/O, and the same cookie of a session that has ended is looked up once in
+    /// [`ENDED_FOR`].
     ///
     /// # Errors
     /// The session has ended, or the store is not available.
@@ -167,16 +169,22 @@ impl Identity {
         }
     }
 
-    /// Waits until no other session of the same account is renewed. The store writes one thing at a
-    /// time, and an account may have any number of sessions.
-    async fn turn_to_renew(&self, token: RefreshToken) -> Result<Turn, NotRenewed> {
-        let turn = async {
-            let account = self.sessions.account_of(&token.session.to_string()).await?;
-            let account = account.ok_or(RefreshError::Invalid)?.id;
-            let turn = self.renewing.wait(&account, LONGEST_WAIT).await;
+    /// Waits until the same session, and no other one of its account, is renewed. The store writes one
+    /// thing at a time, and an account may have any number of sessions. Tokens of a session that has
+    /// ended do not fill the connections that read, either.
+    async fn turn_to_renew(&self, token: RefreshToken) -> Result<[Turn; 2], NotRenewed> {
+        let wait = async |whose: &str| {
+            let turn = self.renewing.wait(whose, LONGEST_WAIT).await;
             turn.map_err(|_| IdentityError::TooManyRenewals)
         };
-        turn.await.map_err(|error| self.not_renewed(error))
+        let turns = async {
+            let session = token.session.to_string();
+            let first = wait(&session).await?;
+            let account = self.sessions.account_of(&session).await?;
+            let account = account.ok_or(RefreshError::Invalid)?.id;
+            Ok([first, wait(&account).await?])
+        };
+        turns.await.map_err(|error| self.not_renewed(error))
     }
 
     async fn renew_now(
@@ -287,31 +295,35 @@ impl Known {
         outcome: watch::Receiver<Option<Outcome>>,
     ) {
         let attempt = Attempt { used: token.counter, begun: now, kept: now, outcome };
-        self.attempts.insert(token.session, attempt);
-        self.kept.push_back((now, token.session));
+        self.keep(token.session, attempt);
         if self.kept.len() > MOST {
             self.forget_oldest();
+        }
+    }
+
+    fn keep(&mut self, session: Uuid, attempt: Attempt) {
+        self.kept.insert((attempt.kept, session));
+        if let Some(before) = self.attempts.insert(session, attempt.clone())
+            && before.kept != attempt.kept
+        {
+            self.kept.remove(&(before.kept, session));
         }
     }
 
     /// Forgets the attempts that have been kept since before this time, and whose cookies were sent
     /// before it.
     fn forget_before(&mut self, time: Duration, now: Duration) {
-        while self.kept.front().is_some_and(|(kept, _)| *kept < time) {
-            let Some((session, attempt)) = self.forget_oldest() else { continue };
+        while self.kept.first().is_some_and(|(kept, _)| *kept < time)
+            && let Some((session, attempt)) = self.forget_oldest()
+        {
             if attempt.is_unsent_since(time) {
-                self.attempts.insert(session, Attempt { kept: now, ..attempt });
-                self.kept.push_back((now, session));
+                self.keep(session, Attempt { kept: now, ..attempt });
             }
         }
     }
 
     fn forget_oldest(&mut self) -> Option<(Uuid, Attempt)> {
-        let (kept, session) = self.kept.pop_front()?;
-        // The session may have been renewed again since.
-        if self.attempts.get(&session).is_none_or(|attempt| attempt.kept != kept) {
-            return None;
-        }
+        let (_, session) = self.kept.pop_first()?;
         self.attempts.remove_entry(&session)
     }
 }
@@ -359,3 +371,26 @@ const ENDED_FOR: Duration = Duration::from_secs(10);
 
 /// How many attempts are remembered. Beyond that, the store decides about the oldest ones again.
 const MOST: usize = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two cookies of a session that has ended, one after the other: each is a new attempt.
+    #[test]
+    fn however_often_one_session_is_tried_no_other_is_forgotten() {
+        let (ann, eve) = (Uuid::new_v4(), Uuid::new_v4());
+        let (_report, outcome) = watch::channel(None);
+        let mut known = Known::default();
+        let mut insert = |session, counter, at| {
+            let token = RefreshToken { session, counter };
+            known.insert(token, Duration::from_micros(at), outcome.clone());
+        };
+        insert(ann, 1, 0);
+        for at in 0..12_000 {
+            insert(eve, i64::try_from(at % 2).unwrap(), at);
+        }
+        assert!(known.attempts.contains_key(&ann));
+        assert_eq!((known.attempts.len(), known.kept.len()), (2, 2));
+    }
+}
