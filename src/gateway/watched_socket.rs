@@ -15,9 +15,11 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
+use tokio::time::{Sleep, sleep};
 
 use crate::coalesce::{MAX_READ, poll_read_some};
 
@@ -28,6 +30,7 @@ pub(super) struct SocketState(Arc<Flags>);
 #[derive(Debug, Default)]
 struct Flags {
     has_received: AtomicBool,
+    has_ended: AtomicBool,
     is_full: AtomicBool,
     /// Whether the next write is the head of a request, which is kept.
     keeps_head: AtomicBool,
@@ -73,6 +76,11 @@ impl SocketState {
         self.0.has_received.load(Ordering::Relaxed)
     }
 
+    /// Whether the application has closed the connection.
+    pub(super) fn has_ended(&self) -> bool {
+        self.0.has_ended.load(Ordering::Relaxed)
+    }
+
     /// Whether bytes are waiting for the application to read them. If so, the body is not polled,
     /// since hyper would collect it in memory.
     pub(super) fn is_full(&self) -> bool {
@@ -90,7 +98,11 @@ pub(super) struct WatchedSocket<T> {
     state: SocketState,
     /// Whether a write has failed.
     write_failed: bool,
-    /// Whether everything that the peer sent was read.
+    /// How late the end of what the peer sent is reported.
+    delay: Duration,
+    /// The end, until it is reported.
+    end: Option<(Option<Pin<Box<Sleep>>>, io::Result<()>)>,
+    /// Whether it was reported that the peer sends no more.
     has_ended: bool,
     /// Why the write failed, until that is reported.
     write_error: Option<io::Error>,
@@ -99,7 +111,21 @@ pub(super) struct WatchedSocket<T> {
 impl<T: AsyncRead> WatchedSocket<T> {
     pub(super) fn new(io: T, state: SocketState) -> Self {
         let io = io.take(MAX_READ);
-        Self { io, state, write_failed: false, has_ended: false, write_error: None }
+        Self {
+            io,
+            state,
+            write_failed: false,
+            delay: Duration::ZERO,
+            end: None,
+            has_ended: false,
+            write_error: None,
+        }
+    }
+
+    /// Reports the end of what the peer sent a moment later. h2 drops what it has read of whole
+    /// responses, and has not passed on, when it learns that their connection has ended.
+    pub(super) fn ending_late(io: T, state: SocketState) -> Self {
+        Self { delay: DELAY, ..Self::new(io, state) }
     }
 }
 
@@ -136,17 +162,26 @@ impl<T: AsyncRead + Unpin> AsyncRead for WatchedSocket<T> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = poll_read_some(&mut self.io, cx, buf);
-        if buf.filled().len() > before {
-            self.state.0.has_received.store(true, Ordering::Relaxed);
-        } else if polled.is_ready() && buf.remaining() > 0 {
-            self.has_ended = true;
-            if let (Poll::Ready(Ok(())), Some(write_error)) = (&polled, self.write_error.take()) {
-                return Poll::Ready(Err(write_error));
+        if self.end.is_none() {
+            let before = buf.filled().len();
+            let polled = ready!(poll_read_some(&mut self.io, cx, buf));
+            if buf.filled().len() > before {
+                self.state.0.has_received.store(true, Ordering::Relaxed);
+                return Poll::Ready(polled);
             }
+            if self.has_ended || buf.remaining() == 0 {
+                return Poll::Ready(polled);
+            }
+            self.state.0.has_ended.store(true, Ordering::Relaxed);
+            let until = (!self.delay.is_zero()).then(|| Box::pin(sleep(self.delay)));
+            self.end = Some((until, polled));
         }
-        polled
+        if let Some((Some(until), _)) = &mut self.end {
+            ready!(until.as_mut().poll(cx));
+        }
+        self.has_ended = true;
+        let ended = self.end.take().map_or(Ok(()), |(_, ended)| ended);
+        Poll::Ready(ended.and_then(|()| self.write_error.take().map_or(Ok(()), Err)))
     }
 }
 
@@ -189,6 +224,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WatchedSocket<T> {
         Pin::new(self.io.get_mut()).poll_shutdown(cx)
     }
 }
+
+/// How late an end is reported, if at all.
+const DELAY: Duration = Duration::from_millis(50);
 
 /// Heads up to this length need no new memory on the same connection, in bytes.
 const USUAL_HEAD: usize = 2048;

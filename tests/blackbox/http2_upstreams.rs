@@ -247,6 +247,28 @@ async fn a_response_to_a_part_of_a_request_is_whole_if_its_stream_ended() {
     }
 }
 
+/// The application rejects an upload, and closes its connection right behind the response.
+#[tokio::test]
+async fn a_response_is_whole_although_its_connection_ends() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = Gateway::start(&config_for(&listener)).await;
+    let application = tokio::spawn(async move {
+        for _ in 0..10 {
+            let mut stream = accept(&listener, &[]).await;
+            let request = next_request(&mut stream).await;
+            let head = frame(HEADERS, END_HEADERS, request, OK);
+            let body = frame(DATA, 1, request, b"some");
+            stream.write_all(&[head, body].concat()).await.unwrap();
+        }
+    });
+    for _ in 0..10 {
+        let mut client = begin_upload(&gateway, 100_000).await;
+        let response = client.response().await;
+        assert_eq!((response.status, &*response.body), (200, &b"some"[..]));
+    }
+    within(application).await.unwrap();
+}
+
 #[tokio::test]
 async fn no_content_is_passed_on_where_none_is_allowed() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -191,7 +191,7 @@ impl Connected {
     ) -> Result<Self, ConnectError> {
         let (greeting, window, socket) =
             (Greeting::default(), Arc::<Window>::default(), SocketState::default());
-        let io = WatchedSocket::new(io, socket.clone());
+        let io = WatchedSocket::ending_late(io, socket.clone());
         let (mut sent, used) = (WindowFrames::sent(), Arc::clone(&window));
         let io = InspectWriter::new(io, move |bytes: &[u8]| sent.note(bytes, &used));
         let (mut received, granted) = (WindowFrames::received(), Arc::clone(&window));
@@ -299,7 +299,9 @@ impl Drop for Multiplexed {
 impl Multiplexed {
     /// Whether it gets no more requests. It is closed when the last of them has ended.
     fn is_over(&self) -> bool {
-        self.sender.is_closed() || self.is_given_up.load(Ordering::Relaxed)
+        self.sender.is_closed()
+            || self.socket.has_ended()
+            || self.is_given_up.load(Ordering::Relaxed)
     }
 
     /// Whether nothing that is sent now would arrive before the application reads what was sent before,
