@@ -10,7 +10,7 @@ mod failure;
 mod greeting;
 mod health;
 mod http2;
-mod in_flight;
+mod load;
 mod repeat;
 mod response;
 mod settings;
@@ -34,8 +34,8 @@ use tokio_rustls::TlsConnector;
 use self::connection::Connection;
 pub use self::failure::UpstreamFailure;
 use self::health::Health;
-use self::http2::{Http2, Lost, Stream};
-use self::in_flight::Load;
+use self::http2::{Http2, Lost, Pool, Stream};
+use self::load::Load;
 use self::repeat::Repeat;
 use self::response::Held;
 pub use self::response::{Lease, UpstreamBody};
@@ -292,19 +292,21 @@ impl Upstream {
         carried: Option<&Arc<Upload>>,
     ) -> Result<(Response<Incoming>, Lease), UpstreamFailure> {
         http2::translate(&mut request, self.settings.application.scheme());
+        let load = Load::of(&request);
+        let pool = http2.of(load);
         let upload = carried.map(Arc::as_ref);
         let mut attempts = 0;
         loop {
             attempts += 1;
             let is_last = attempts == MOST_ATTEMPTS;
-            let mut stream = self.stream(http2, Load::of(&request), is_last).await?;
+            let mut stream = self.stream(pool, load, is_last).await?;
             let again = Repeat::of(&request);
-            stream.carries(carried);
+            stream.carries(carried, load);
             let response = pin!(stream.sender().try_send_request(request));
             let mut timer = IdleTimer::default();
             let exchange = self.exchange(response, &mut timer, upload, Instant::now());
             let patience = self.settings.response_timeout.min(SILENCE);
-            let mut error = match http2.watch(&stream, patience, exchange).await {
+            let mut error = match pool.watch(&stream, patience, exchange).await {
                 Ok(Ok(response)) => {
                     stream.answered();
                     let held = Held::Http2(stream);
@@ -315,7 +317,7 @@ impl Upstream {
                     if stream.greeting().is_missing() {
                         self.avoid(stream.peer(), upload);
                     }
-                    return Err(http2.timed_out(&stream));
+                    return Err(pool.timed_out(&stream));
                 }
                 Err(failure) => return Err(failure),
             };
@@ -327,7 +329,7 @@ impl Upstream {
             }
             let lost = Lost::by(error.error());
             if matches!(lost, Some(Lost::Connection | Lost::Farewell)) {
-                http2.forget(&stream);
+                pool.forget(&stream);
             }
             request = match (error.take_message(), again) {
                 // It never left.
@@ -354,21 +356,21 @@ impl Upstream {
     /// the others may be another request on them.
     async fn stream(
         &self,
-        http2: &Http2,
+        pool: &Pool,
         load: Load,
         is_last: bool,
     ) -> Result<Stream, UpstreamFailure> {
-        if !is_last && let Some(stream) = http2.take(load) {
+        if !is_last && let Some(stream) = pool.take(load) {
             return Ok(stream);
         }
         self.health.check().map_err(UpstreamFailure::Unreachable)?;
         // Only the request that connects can tell whether the application responds.
         let connecting = self.timely(self.connect_http2());
         if is_last {
-            return Ok(Box::pin(connecting).await?.alone(load));
+            return Ok(Box::pin(connecting).await?.alone());
         }
         let patience = self.settings.connect_timeout;
-        Box::pin(http2.take_or_connect((load, patience), connecting)).await
+        Box::pin(pool.take_or_connect((load, patience), connecting)).await
     }
 
     /// Limits the time that a request waits for a connection.

@@ -432,39 +432,85 @@ async fn a_body_that_is_not_read_holds_up_no_other_request() {
         let form = gateway.request("POST", "/").body(&"a".repeat(next)).send().await;
         assert_eq!(form.status, 200, "{}", gateway.log().errors());
         assert_eq!(client.response().await.status, 200);
-        assert_eq!(gateway.get("/").send().await.status, 200);
+        let long = gateway.request("POST", "/").body(&"a".repeat(20_000)).send().await;
+        assert_eq!(long.status, 200);
         within(application).await.unwrap();
     }
 }
 
-/// Many calls of gRPC share a connection, and so do short bodies.
+/// Short bodies share a connection as long as all of them fit into its window, and calls of gRPC share
+/// another one whatever their length.
 #[tokio::test]
-async fn short_bodies_and_calls_share_a_connection() {
+async fn short_bodies_share_a_connection_and_so_do_calls() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let config = config_for(&listener);
     let gateway = Gateway::start(&format!("server.workers = 1\n{config}")).await;
+    let (full, is_full) = tokio::sync::oneshot::channel();
     let application = tokio::spawn(async move {
-        let mut stream = accept(&listener, &[]).await;
-        let requests = [
-            next_request(&mut stream).await,
-            next_request(&mut stream).await,
-            next_request(&mut stream).await,
-        ];
-        for request in requests {
-            stream.write_all(&frame(HEADERS, END, request, OK)).await.unwrap();
+        let mut connections = Vec::new();
+        let mut full = Some(full);
+        for requests in [3, 1, 2] {
+            if requests == 2 {
+                full.take().unwrap().send(()).unwrap();
+            }
+            let mut stream = accept(&listener, &[]).await;
+            let mut taken = Vec::new();
+            for _ in 0..requests {
+                taken.push(next_request(&mut stream).await);
+            }
+            connections.push((stream, taken));
         }
-        stream
+        for (stream, taken) in &mut connections {
+            for request in taken {
+                stream.write_all(&frame(HEADERS, END, *request, OK)).await.unwrap();
+            }
+        }
+        connections
     });
     let call = "POST / HTTP/1.1\r\nHost: app.test\r\nContent-Type: application/grpc\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let mut clients =
-        [begin_upload(&gateway, 16_384).await, gateway.connect().await, gateway.connect().await];
-    for client in &mut clients[1..] {
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        // Three of them are a little less than a window.
+        clients.push(begin_upload(&gateway, 16_384).await);
+    }
+    within(is_full).await.unwrap();
+    for _ in 0..2 {
+        let mut client = gateway.connect().await;
         client.write(call).await;
+        clients.push(client);
     }
     for client in &mut clients {
         assert_eq!(client.response().await.status, 200);
     }
     within(application).await.unwrap();
+}
+
+/// The application accepts a connection for each upload, and then no more. A request without a body
+/// does not wait for one.
+#[tokio::test]
+async fn long_uploads_keep_no_other_request_from_its_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let config = config_for(&listener);
+    let gateway = Gateway::start(&format!("server.workers = 1\n{config}")).await;
+    let application = tokio::spawn(async move {
+        answer_all(accept(&listener, &[]).await);
+        let mut uploads = Vec::new();
+        for _ in 0..3 {
+            let mut stream = accept(&listener, &[]).await;
+            next_request(&mut stream).await;
+            uploads.push(stream);
+        }
+        uploads
+    });
+    assert_eq!(gateway.get("/").send().await.status, 200);
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = begin_upload(&gateway, 200_000).await;
+        client.write(vec![b'c'; 100_000]).await;
+        clients.push(client);
+    }
+    let _uploads = within(application).await.unwrap();
+    assert_eq!(gateway.get("/").send().await.status, 200);
 }
 
 /// The application permits one request, and neither responds to the first nor takes its body.

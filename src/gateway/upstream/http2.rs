@@ -25,13 +25,21 @@ use tokio_util::task::AbortOnDropHandle;
 use super::ConnectError;
 use super::failure::{MAX_HEAD, UpstreamFailure};
 use super::greeting::Greeting;
-use super::in_flight::{InFlight, Load, Place};
-use crate::gateway::upload::{ClientBody, Upload, Window, WindowFrames, locked};
+use super::load::{Load, Place};
+use crate::gateway::upload::{ClientBody, Promise, Upload, Window, WindowFrames, locked};
 use crate::gateway::watched_socket::{SocketState, WatchedSocket};
 
 /// The HTTP/2 connections of one worker to one application.
 #[derive(Default)]
 pub(super) struct Http2 {
+    short: Pool,
+    calls: Pool,
+    long: Pool,
+}
+
+/// The connections for one [`Load`].
+#[derive(Default)]
+pub(super) struct Pool {
     open: Mutex<Vec<Arc<Multiplexed>>>,
     /// Held while connecting: requests that arrive meanwhile share the new connection.
     connecting: tokio::sync::Mutex<()>,
@@ -45,7 +53,8 @@ pub(super) struct Http2 {
 /// has left the list.
 struct Multiplexed {
     sender: SendRequest<ClientBody>,
-    in_flight: Arc<InFlight>,
+    /// The number of requests in flight.
+    in_flight: Arc<AtomicUsize>,
     /// Whether an upload went on for too long after its exchange had ended.
     is_given_up: AtomicBool,
     window: Arc<Window>,
@@ -87,6 +96,24 @@ pub(super) struct Stream {
 }
 
 impl Http2 {
+    /// The connections for requests with this body.
+    pub(super) fn of(&self, load: Load) -> &Pool {
+        match load {
+            Load::Short(_) => &self.short,
+            Load::Call => &self.calls,
+            Load::Long => &self.long,
+        }
+    }
+
+    /// Closes the connections that have been without a request for this long.
+    pub(super) fn sweep(&self, keep_idle: Duration, now: Instant) {
+        for pool in [&self.short, &self.calls, &self.long] {
+            pool.sweep(keep_idle, now);
+        }
+    }
+}
+
+impl Pool {
     /// A place on an open connection, if one has room. The first one is filled first.
     pub(super) fn take(&self, load: Load) -> Option<Stream> {
         let mut open = self.open();
@@ -102,6 +129,11 @@ impl Http2 {
         (load, patience): (Load, Duration),
         connect: impl Future<Output = Result<Connected, UpstreamFailure>>,
     ) -> Result<Stream, UpstreamFailure> {
+        if load == Load::Long {
+            // No other request can share it.
+            let Connected(connection) = connect.await?;
+            return Ok(self.add(connection));
+        }
         let timed_out = || UpstreamFailure::Unreachable(ConnectError::Timeout);
         let before = self.timeouts.load(Ordering::Relaxed);
         let mut turn = pin!(self.connecting.lock());
@@ -131,9 +163,14 @@ impl Http2 {
         // It says first how many requests it permits (RFC 9113 §3.4). Those that wait here would
         // otherwise all take a place on it.
         let _ = timeout(GREETING, connection.greeting.arrived()).await;
-        let stream = Stream::new(&connection, load);
+        Ok(self.add(connection))
+    }
+
+    /// Adds a connection to the list, and returns its first place.
+    fn add(&self, connection: Arc<Multiplexed>) -> Stream {
+        let stream = Stream::new(&connection);
         self.open().push(connection);
-        Ok(stream)
+        stream
     }
 
     /// Takes a connection that was lost from the list before its own task has noticed: the next
@@ -152,7 +189,7 @@ impl Http2 {
         response: impl Future<Output = T>,
     ) -> T {
         stream.connection.sends();
-        let _wait = Wait { http2: self, stream, patience };
+        let _wait = Wait { pool: self, stream, patience };
         response.await
     }
 
@@ -166,10 +203,9 @@ impl Http2 {
         UpstreamFailure::Timeout
     }
 
-    /// Closes the connections that have been without a request for this long.
-    pub(super) fn sweep(&self, keep_idle: Duration, now: Instant) {
+    fn sweep(&self, keep_idle: Duration, now: Instant) {
         self.open().retain(|connection| {
-            let is_used = connection.in_flight.count() > 0;
+            let is_used = connection.in_flight.load(Ordering::Relaxed) > 0;
             !connection.is_over()
                 && (is_used || now.duration_since(*connection.idle_since()) < keep_idle)
         });
@@ -253,15 +289,15 @@ impl Connected {
 
 impl Connected {
     /// Its first request is the only one.
-    pub(super) fn alone(self, load: Load) -> Stream {
-        Stream::new(&self.0, load)
+    pub(super) fn alone(self) -> Stream {
+        Stream::new(&self.0)
     }
 }
 
 /// A request that waits for its response. It is dropped when the response has arrived, and when its
 /// client or a timeout ends the wait.
 struct Wait<'a> {
-    http2: &'a Http2,
+    pool: &'a Pool,
     stream: &'a Stream,
     patience: Duration,
 }
@@ -269,7 +305,7 @@ struct Wait<'a> {
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
         if self.stream.connection.is_silent_for(self.patience) {
-            self.http2.forget(self.stream);
+            self.pool.forget(self.stream);
         }
     }
 }
@@ -288,7 +324,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
 impl Drop for Multiplexed {
     /// hyper would wait for the uploads that go on, and the application may never take them.
     fn drop(&mut self) {
-        if self.in_flight.count() > 0
+        if self.in_flight.load(Ordering::Relaxed) > 0
             && let Some(driver) = self.driver.0.get()
         {
             driver.abort();
@@ -304,10 +340,17 @@ impl Multiplexed {
             || self.is_given_up.load(Ordering::Relaxed)
     }
 
-    /// Whether nothing that is sent now would arrive before the application reads what was sent before,
-    /// if it ever does.
-    fn is_blocked(&self) -> bool {
-        self.window.is_used_up() || self.socket.is_full()
+    /// Whether the application accepts a request with this body now. If not, it would arrive once the
+    /// application has read what was sent before, if it ever does.
+    fn accepts(&self, load: Load) -> bool {
+        let most = match load {
+            Load::Short(length) if !self.window.fits(length) => 0,
+            Load::Long => 1,
+            Load::Short(_) | Load::Call => MAX_STREAMS,
+        };
+        self.in_flight.load(Ordering::Relaxed) < most
+            && !self.window.is_used_up()
+            && !self.socket.is_full()
     }
 
     /// Notes that a request is sent.
@@ -331,8 +374,8 @@ impl Multiplexed {
 }
 
 impl Stream {
-    fn new(connection: &Arc<Multiplexed>, load: Load) -> Self {
-        let place = Some(Place::take(&connection.in_flight, load));
+    fn new(connection: &Arc<Multiplexed>) -> Self {
+        let place = Some(Place::take(&connection.in_flight));
         Self { connection: Arc::clone(connection), place, upload: None, is_finished: false }
     }
 
@@ -343,20 +386,23 @@ impl Stream {
             0 if !connection.has_answered.load(Ordering::Relaxed) => MAX_STREAMS,
             most => most,
         };
-        let in_flight = &connection.in_flight;
-        let has_room =
-            in_flight.count() < most && in_flight.admits(load) && !connection.is_blocked();
-        has_room.then(|| Self::new(connection, load))
+        let has_room = connection.in_flight.load(Ordering::Relaxed) < most;
+        (has_room && connection.accepts(load)).then(|| Self::new(connection))
     }
 
     /// Notes that a request with this upload is about to be sent. The upload ends with this.
-    pub(super) fn carries(&mut self, upload: Option<&Arc<Upload>>) {
+    pub(super) fn carries(&mut self, upload: Option<&Arc<Upload>>, load: Load) {
         self.upload = upload.cloned();
+        if let (Some(upload), Load::Short(length)) = (upload, load) {
+            upload.may_send(Some(Promise::new(&self.connection.window, length)));
+        }
     }
 
     /// Notes that the request was never sent.
     pub(super) fn has_returned(&mut self) {
-        self.upload = None;
+        if let Some(upload) = self.upload.take() {
+            upload.may_send(None);
+        }
     }
 
     /// Notes that a response has arrived.
@@ -388,8 +434,10 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         *self.connection.idle_since() = Instant::now();
+        // Before the connection, which looks at it when it is dropped.
+        let place = self.place.take();
         if let Some(upload) = self.upload.take()
-            && upload.keep(self.place.take())
+            && upload.keep(place)
         {
             self.end(upload);
         }
@@ -497,7 +545,7 @@ mod tests {
     /// Together, the connections take longer than a request has patience for one.
     #[tokio::test]
     async fn requests_wait_while_others_connect() {
-        let http2 = Http2::default();
+        let http2 = Pool::default();
         let open = Mutex::new(Vec::new());
         let request = || {
             let connect = async {
@@ -509,7 +557,7 @@ mod tests {
                 Connected::new(near, None).await
             };
             let connect = async { connect.await.map_err(UpstreamFailure::Unreachable) };
-            http2.take_or_connect((Load::Nothing, Duration::from_secs(1)), connect)
+            http2.take_or_connect((Load::Short(0), Duration::from_secs(1)), connect)
         };
         let taken = tokio::join!(request(), request(), request(), request(), request());
         assert!(taken.0.is_ok() && taken.1.is_ok() && taken.2.is_ok() && taken.3.is_ok());
