@@ -101,11 +101,19 @@ pub(super) struct WatchedSocket<T> {
     /// How late the end of what the peer sent is reported.
     delay: Duration,
     /// The end, until it is reported.
-    end: Option<(Option<Pin<Box<Sleep>>>, io::Result<()>)>,
+    end: Option<End>,
     /// Whether it was reported that the peer sends no more.
     has_ended: bool,
     /// Why the write failed, until that is reported.
     write_error: Option<io::Error>,
+}
+
+/// That the peer sends no more.
+#[derive(Debug)]
+struct End {
+    /// When to report it; `None`: at once.
+    at: Option<Pin<Box<Sleep>>>,
+    how: io::Result<()>,
 }
 
 impl<T: AsyncRead> WatchedSocket<T> {
@@ -173,14 +181,14 @@ impl<T: AsyncRead + Unpin> AsyncRead for WatchedSocket<T> {
                 return Poll::Ready(polled);
             }
             self.state.0.has_ended.store(true, Ordering::Relaxed);
-            let until = (!self.delay.is_zero()).then(|| Box::pin(sleep(self.delay)));
-            self.end = Some((until, polled));
+            let at = (!self.delay.is_zero()).then(|| Box::pin(sleep(self.delay)));
+            self.end = Some(End { at, how: polled });
         }
-        if let Some((Some(until), _)) = &mut self.end {
-            ready!(until.as_mut().poll(cx));
+        if let Some(End { at: Some(at), .. }) = &mut self.end {
+            ready!(at.as_mut().poll(cx));
         }
         self.has_ended = true;
-        let ended = self.end.take().map_or(Ok(()), |(_, ended)| ended);
+        let ended = self.end.take().map_or(Ok(()), |end| end.how);
         Poll::Ready(ended.and_then(|()| self.write_error.take().map_or(Ok(()), Err)))
     }
 }

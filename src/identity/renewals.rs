@@ -302,12 +302,11 @@ impl Known {
     }
 
     fn keep(&mut self, session: Uuid, attempt: Attempt) {
-        self.kept.insert((attempt.kept, session));
-        if let Some(before) = self.attempts.insert(session, attempt.clone())
-            && before.kept != attempt.kept
-        {
+        if let Some(before) = self.attempts.get(&session) {
             self.kept.remove(&(before.kept, session));
         }
+        self.kept.insert((attempt.kept, session));
+        self.attempts.insert(session, attempt);
     }
 
     /// Forgets the attempts that have been kept since before this time, and whose cookies were sent
