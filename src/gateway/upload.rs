@@ -26,7 +26,7 @@ pub use self::client_body::ClientBody;
 pub use self::gate::Gate;
 pub use self::idle_timer::IdleTimer;
 pub use self::request_body::{RequestBody, UnreadBodies};
-pub use self::window::{Promise, Window, WindowFrames};
+pub use self::window::{Window, WindowFrames};
 use super::watched_socket::SocketState;
 use crate::reason::Reason;
 
@@ -64,8 +64,6 @@ struct Handed {
     frames: usize,
     /// What it keeps until it is over, if its response is.
     kept: Option<Box<dyn Any + Send>>,
-    /// What it may still send over its HTTP/2 connection, if it is short.
-    promise: Option<Promise>,
 }
 
 impl Handed {
@@ -75,7 +73,7 @@ impl Handed {
 
     fn changed(&mut self) {
         if self.is_over() {
-            (self.kept, self.promise) = (None, None);
+            self.kept = None;
         }
     }
 }
@@ -96,9 +94,6 @@ impl Drop for CountedFrame {
     fn drop(&mut self) {
         let mut handed = locked(&self.upload.handed);
         handed.frames -= 1;
-        if let Some(promise) = &mut handed.promise {
-            promise.kept(self.data.len());
-        }
         handed.changed();
     }
 }
@@ -201,11 +196,6 @@ impl Upload {
     /// Whether hyper has nothing more of it: all of it was written, or it was given up.
     pub(super) fn is_over(&self) -> bool {
         locked(&self.handed).is_over()
-    }
-
-    /// Notes what it may send over its HTTP/2 connection.
-    pub(super) fn may_send(&self, promise: Option<Promise>) {
-        locked(&self.handed).promise = promise;
     }
 
     /// Notes that its response is over. Returns whether it goes on all the same: it then keeps `place`

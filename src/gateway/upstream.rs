@@ -301,7 +301,7 @@ impl Upstream {
             let is_last = attempts == MOST_ATTEMPTS;
             let mut stream = self.stream(pool, load, is_last).await?;
             let again = Repeat::of(&request);
-            stream.carries(carried, load);
+            stream.carries(carried);
             let response = pin!(stream.sender().try_send_request(request));
             let mut timer = IdleTimer::default();
             let exchange = self.exchange(response, &mut timer, upload, Instant::now());

@@ -429,30 +429,27 @@ async fn a_body_that_is_not_read_holds_up_no_other_request() {
         let mut client = begin_upload(&gateway, length).await;
         client.write(vec![b'c'; length - 2]).await;
         within(is_read).await.unwrap();
-        let form = gateway.request("POST", "/").body(&"a".repeat(next)).send().await;
+        let form = gateway.request("POST", "/").body("a".repeat(next)).send().await;
         assert_eq!(form.status, 200, "{}", gateway.log().errors());
         assert_eq!(client.response().await.status, 200);
-        let long = gateway.request("POST", "/").body(&"a".repeat(20_000)).send().await;
+        let long = gateway.request("POST", "/").body("a".repeat(20_000)).send().await;
         assert_eq!(long.status, 200);
         within(application).await.unwrap();
     }
 }
 
-/// Short bodies share a connection as long as all of them fit into its window, and calls of gRPC share
-/// another one whatever their length.
+/// Requests without a body share a connection, and so do calls of gRPC. Each other body has one, which
+/// is used again.
 #[tokio::test]
-async fn short_bodies_share_a_connection_and_so_do_calls() {
+async fn each_body_has_a_connection_and_calls_share_one() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let config = config_for(&listener);
     let gateway = Gateway::start(&format!("server.workers = 1\n{config}")).await;
-    let (full, is_full) = tokio::sync::oneshot::channel();
+    let (next, mut is_next) = tokio::sync::mpsc::channel(4);
     let application = tokio::spawn(async move {
         let mut connections = Vec::new();
-        let mut full = Some(full);
-        for requests in [3, 1, 2] {
-            if requests == 2 {
-                full.take().unwrap().send(()).unwrap();
-            }
+        for requests in [2, 2, 1, 1] {
+            next.send(()).await.unwrap();
             let mut stream = accept(&listener, &[]).await;
             let mut taken = Vec::new();
             for _ in 0..requests {
@@ -460,29 +457,32 @@ async fn short_bodies_share_a_connection_and_so_do_calls() {
             }
             connections.push((stream, taken));
         }
-        for (stream, taken) in &mut connections {
+        for (mut stream, taken) in connections {
             for request in taken {
-                stream.write_all(&frame(HEADERS, END, *request, OK)).await.unwrap();
+                stream.write_all(&frame(HEADERS, END, request, OK)).await.unwrap();
             }
+            answer_all(stream);
         }
-        connections
+        listener
     });
+    let request = "GET / HTTP/1.1\r\nHost: app.test\r\n\r\n";
     let call = "POST / HTTP/1.1\r\nHost: app.test\r\nContent-Type: application/grpc\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let form = "POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 6\r\n\r\na form";
     let mut clients = Vec::new();
-    for _ in 0..4 {
-        // Three of them are a little less than a window.
-        clients.push(begin_upload(&gateway, 16_384).await);
-    }
-    within(is_full).await.unwrap();
-    for _ in 0..2 {
-        let mut client = gateway.connect().await;
-        client.write(call).await;
-        clients.push(client);
+    for heads in [&[request; 2][..], &[call; 2], &[form], &[form]] {
+        within(is_next.recv()).await.unwrap();
+        for head in heads {
+            let mut client = gateway.connect().await;
+            client.write(head).await;
+            clients.push(client);
+        }
     }
     for client in &mut clients {
         assert_eq!(client.response().await.status, 200);
     }
-    within(application).await.unwrap();
+    let listener = within(application).await.unwrap();
+    assert_eq!(gateway.request("POST", "/").body("a form").send().await.status, 200);
+    drop(listener);
 }
 
 /// The application accepts a connection for each upload, and then no more. A request without a body

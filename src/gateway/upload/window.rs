@@ -4,7 +4,6 @@
 //! read. A body that is not read can use it up, and then no other one arrives. h2 does not say how
 //! much is left, so it is counted here, by the heads of the frames in both directions.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The window of one connection, in bytes.
@@ -14,66 +13,19 @@ pub struct Window {
     granted: AtomicU64,
     /// The number of bytes that were sent.
     used: AtomicU64,
-    /// The number of bytes that short bodies have announced and not sent yet.
-    promised: AtomicU64,
 }
 
 impl Default for Window {
     fn default() -> Self {
-        Self {
-            granted: AtomicU64::new(INITIAL),
-            used: AtomicU64::default(),
-            promised: AtomicU64::default(),
-        }
+        Self { granted: AtomicU64::new(INITIAL), used: AtomicU64::default() }
     }
 }
 
 impl Window {
-    /// The length of a short body, in bytes. Applications open the window again when about half of the
-    /// first one is used.
-    pub const SHORT: u64 = 16 * 1024;
-
-    /// Whether a short body may not fit into what is left.
+    /// Whether so little is left that what is sent next may have to wait.
     pub fn is_used_up(&self) -> bool {
-        self.left() < Self::SHORT
-    }
-
-    /// Whether this many bytes fit into what is left, with all that others have announced.
-    pub fn fits(&self, bytes: u64) -> bool {
-        self.left() >= bytes.saturating_add(self.promised.load(Ordering::Relaxed))
-    }
-
-    fn left(&self) -> u64 {
         let granted = self.granted.load(Ordering::Relaxed);
-        granted.saturating_sub(self.used.load(Ordering::Relaxed))
-    }
-}
-
-/// A part of a window for a body that has announced its length, as long as it is not sent.
-#[derive(Debug)]
-pub struct Promise {
-    window: Arc<Window>,
-    left: u64,
-}
-
-impl Promise {
-    /// Promises this many bytes of the window.
-    pub fn new(window: &Arc<Window>, bytes: u64) -> Self {
-        window.promised.fetch_add(bytes, Ordering::Relaxed);
-        Self { window: Arc::clone(window), left: bytes }
-    }
-
-    /// Notes that some of them are sent, or will not be.
-    pub(super) fn kept(&mut self, bytes: usize) {
-        let kept = self.left.min(bytes as u64);
-        self.left -= kept;
-        self.window.promised.fetch_sub(kept, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Promise {
-    fn drop(&mut self) {
-        self.window.promised.fetch_sub(self.left, Ordering::Relaxed);
+        granted.saturating_sub(self.used.load(Ordering::Relaxed)) < LITTLE
     }
 }
 
@@ -127,7 +79,7 @@ impl WindowFrames {
     }
 
     fn read_start(&mut self, window: &Window) {
-        let [high, middle, low, kind, _, first, stream @ .., a, b, c, d] = self.start;
+        let [high, middle, low, kind, _, stream @ .., a, b, c, d] = self.start;
         let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
         if self.have > HEAD {
             self.have = 0;
@@ -137,7 +89,7 @@ impl WindowFrames {
             return;
         }
         // The first bit is reserved here too (RFC 9113 §4.1).
-        let is_of_connection = first & 0x7f == 0 && stream == [0; 3];
+        let is_of_connection = u32::from_be_bytes(stream) << 1 == 0;
         let is_update = kind == WINDOW_UPDATE && is_of_connection && length == INCREMENT;
         if is_update && self.direction == Direction::Received {
             return;
@@ -151,6 +103,9 @@ impl WindowFrames {
 
 /// What an application accepts before it says anything (RFC 9113 §6.9.2).
 const INITIAL: u64 = 65_535;
+
+/// How many bytes are little. Applications open the window again when about half of it is used.
+const LITTLE: u64 = 16 * 1024;
 
 /// The length in bytes of what a client sends before its first frame (RFC 9113 §3.4).
 const PREFACE: usize = 24;
@@ -195,23 +150,6 @@ mod tests {
                 assert_eq!(found, (granted, used), "in pieces of {size}");
             }
         }
-    }
-
-    #[test]
-    fn what_short_bodies_have_announced_is_not_promised_twice() {
-        let window = Arc::<Window>::default();
-        let mut first = Promise::new(&window, 16_384);
-        let others = [Promise::new(&window, 16_384), Promise::new(&window, 16_384)];
-        assert!(window.fits(16_383) && !window.fits(16_384) && !window.is_used_up());
-        first.kept(10_000);
-        window.used.fetch_add(10_000, Ordering::Relaxed);
-        assert!(window.fits(16_383) && !window.fits(16_384));
-        // More than it announced.
-        first.kept(10_000);
-        drop(others);
-        assert_eq!(window.promised.load(Ordering::Relaxed), 0);
-        drop(first);
-        assert_eq!(window.promised.load(Ordering::Relaxed), 0);
     }
 
     #[test]

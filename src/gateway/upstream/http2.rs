@@ -26,15 +26,15 @@ use super::ConnectError;
 use super::failure::{MAX_HEAD, UpstreamFailure};
 use super::greeting::Greeting;
 use super::load::{Load, Place};
-use crate::gateway::upload::{ClientBody, Promise, Upload, Window, WindowFrames, locked};
+use crate::gateway::upload::{ClientBody, Upload, Window, WindowFrames, locked};
 use crate::gateway::watched_socket::{SocketState, WatchedSocket};
 
 /// The HTTP/2 connections of one worker to one application.
 #[derive(Default)]
 pub(super) struct Http2 {
-    short: Pool,
+    plain: Pool,
     calls: Pool,
-    long: Pool,
+    bodies: Pool,
 }
 
 /// The connections for one [`Load`].
@@ -99,15 +99,15 @@ impl Http2 {
     /// The connections for requests with this body.
     pub(super) fn of(&self, load: Load) -> &Pool {
         match load {
-            Load::Short(_) => &self.short,
+            Load::Nothing => &self.plain,
             Load::Call => &self.calls,
-            Load::Long => &self.long,
+            Load::Body => &self.bodies,
         }
     }
 
     /// Closes the connections that have been without a request for this long.
     pub(super) fn sweep(&self, keep_idle: Duration, now: Instant) {
-        for pool in [&self.short, &self.calls, &self.long] {
+        for pool in [&self.plain, &self.calls, &self.bodies] {
             pool.sweep(keep_idle, now);
         }
     }
@@ -129,7 +129,7 @@ impl Pool {
         (load, patience): (Load, Duration),
         connect: impl Future<Output = Result<Connected, UpstreamFailure>>,
     ) -> Result<Stream, UpstreamFailure> {
-        if load == Load::Long {
+        if load == Load::Body {
             // No other request can share it.
             let Connected(connection) = connect.await?;
             return Ok(self.add(connection));
@@ -343,11 +343,7 @@ impl Multiplexed {
     /// Whether the application accepts a request with this body now. If not, it would arrive once the
     /// application has read what was sent before, if it ever does.
     fn accepts(&self, load: Load) -> bool {
-        let most = match load {
-            Load::Short(length) if !self.window.fits(length) => 0,
-            Load::Long => 1,
-            Load::Short(_) | Load::Call => MAX_STREAMS,
-        };
+        let most = if load == Load::Body { 1 } else { MAX_STREAMS };
         self.in_flight.load(Ordering::Relaxed) < most
             && !self.window.is_used_up()
             && !self.socket.is_full()
@@ -391,18 +387,13 @@ impl Stream {
     }
 
     /// Notes that a request with this upload is about to be sent. The upload ends with this.
-    pub(super) fn carries(&mut self, upload: Option<&Arc<Upload>>, load: Load) {
+    pub(super) fn carries(&mut self, upload: Option<&Arc<Upload>>) {
         self.upload = upload.cloned();
-        if let (Some(upload), Load::Short(length)) = (upload, load) {
-            upload.may_send(Some(Promise::new(&self.connection.window, length)));
-        }
     }
 
     /// Notes that the request was never sent.
     pub(super) fn has_returned(&mut self) {
-        if let Some(upload) = self.upload.take() {
-            upload.may_send(None);
-        }
+        self.upload = None;
     }
 
     /// Notes that a response has arrived.
@@ -557,7 +548,7 @@ mod tests {
                 Connected::new(near, None).await
             };
             let connect = async { connect.await.map_err(UpstreamFailure::Unreachable) };
-            http2.take_or_connect((Load::Short(0), Duration::from_secs(1)), connect)
+            http2.take_or_connect((Load::Nothing, Duration::from_secs(1)), connect)
         };
         let taken = tokio::join!(request(), request(), request(), request(), request());
         assert!(taken.0.is_ok() && taken.1.is_ok() && taken.2.is_ok() && taken.3.is_ok());

@@ -7,29 +7,29 @@ use http::Request;
 use http_body::Body as _;
 
 use crate::gateway::grpc;
-use crate::gateway::upload::{ClientBody, Window};
+use crate::gateway::upload::ClientBody;
 
-/// What the body of a request can do to the window that all bodies of its connection share. Each kind
-/// has connections of its own.
+/// What a request sends after its head. All bodies of a connection share its window, and one that is
+/// not read can use it up, so each kind has connections of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Load {
-    /// It has this many bytes, few or none. It joins others as long as all of them fit.
-    Short(u64),
+    /// Nothing, so it keeps no other request from arriving.
+    Nothing,
     /// A call of gRPC: many share a connection, and most servers open the window again whether they
     /// read or not.
     Call,
-    /// It can use up the window. It has a connection for itself.
-    Long,
+    /// Another body, which has a connection for itself as long as it is sent and answered.
+    Body,
 }
 
 impl Load {
     pub(super) fn of(request: &Request<ClientBody>) -> Self {
-        let body = request.body();
-        let length = if body.is_end_stream() { Some(0) } else { body.announced() };
-        match length {
-            _ if grpc::has_its_type(request.headers()) => Self::Call,
-            Some(length) if length <= Window::SHORT => Self::Short(length),
-            _ => Self::Long,
+        if grpc::has_its_type(request.headers()) {
+            Self::Call
+        } else if request.body().is_end_stream() {
+            Self::Nothing
+        } else {
+            Self::Body
         }
     }
 }
