@@ -151,16 +151,20 @@ fn pool(connections: u32) -> AnyPoolOptions {
     })
 }
 
-/// Returns true if the server of a connection answers and is no standby. If it does not answer, the
+/// Returns true if the server of a connection answers and is no standby, and no transaction is open:
+/// sqlx does not know of one that was cancelled while it began. If the server does not answer, the
 /// connection must not occupy the pool: the error closes it without a farewell.
 async fn is_primary(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
-    says_yes(connection, "SELECT CASE WHEN pg_is_in_recovery() THEN 0 ELSE 1 END").await
+    let question =
+        "SELECT CASE WHEN pg_is_in_recovery() OR now() <> statement_timestamp() THEN 0 ELSE 1 END";
+    says_yes(connection, question).await
 }
 
 /// The same, and whether the connection could write. It keeps the default of the time when it was
 /// opened, which an operator may have changed for a while.
 async fn can_write(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
-    let question = "SELECT CASE WHEN pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on' THEN 0 ELSE 1 END";
+    let question = "SELECT CASE WHEN pg_is_in_recovery() OR now() <> statement_timestamp() \
+        OR current_setting('default_transaction_read_only') = 'on' THEN 0 ELSE 1 END";
     says_yes(connection, question).await
 }
 
@@ -275,7 +279,9 @@ mod server;
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
     use std::process::Command;
+    use std::task::Poll;
 
     use super::server::PostgresServer;
     use crate::store::accounts::tests::account;
@@ -316,6 +322,28 @@ mod tests {
         }
         set("off");
         assert!(store.insert_account(&account("a", "a@x.example")).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_read_that_is_cancelled_while_it_begins_spoils_no_other() {
+        let Some(server) = PostgresServer::start() else { return };
+        let folder = tempfile::tempdir().unwrap();
+        let settings = StoreSettings {
+            database: Database::Postgres(postgres(&server.url(), folder.path())),
+            ..test_settings(folder.path())
+        };
+        let store = Store::open(&settings).await.unwrap();
+        // Somewhere in between, it waits for the answer to BEGIN.
+        for polls in 1..60 {
+            store.last_revocation().await.unwrap();
+            let mut reading = Box::pin(store.last_revocation());
+            for _ in 0..polls {
+                if poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx).is_ready())).await {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
     }
 
     /// The tests of everything that uses the store run once more, on PostgreSQL.
