@@ -377,13 +377,16 @@ impl Stream {
 
     /// A place on this connection, if it has room.
     fn on(connection: &Arc<Multiplexed>, load: Load) -> Option<Self> {
+        if !connection.accepts(load) {
+            return None;
+        }
         let most = match (connection.permitted)()? {
             // It may permit some later, and a new connection would not be better off.
             0 if !connection.has_answered.load(Ordering::Relaxed) => MAX_STREAMS,
             most => most,
         };
         let has_room = connection.in_flight.load(Ordering::Relaxed) < most;
-        (has_room && connection.accepts(load)).then(|| Self::new(connection))
+        has_room.then(|| Self::new(connection))
     }
 
     /// Notes that a request with this upload is about to be sent. The upload ends with this.
