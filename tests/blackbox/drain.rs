@@ -261,13 +261,19 @@ async fn ten_successors_in_a_row_refuse_no_client() {
         current = next;
     }
     stop.store(true, Ordering::Relaxed);
-    let mut served = 0;
+    let (mut served, mut failed) = (0, Vec::new());
     for client in clients {
-        let (some, failed) = client.await.unwrap();
-        assert_eq!(failed, Vec::<String>::new());
+        let (some, errors) = client.await.unwrap();
         served += some;
+        failed.extend(errors);
     }
     assert!(served > 500, "{served}");
+    // Linux resets a connection whose handshake is under way when its listener closes, unless it is
+    // told to move it to another one.
+    let moves = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_migrate_req");
+    let may_reset = moves.is_ok_and(|moves| moves.trim() == "0");
+    let is_reset = |error: &String| may_reset && error.contains("os error 104");
+    assert!(failed.len() <= 2 && failed.iter().all(is_reset), "{failed:?}");
 }
 
 /// One request on a connection of its own.
