@@ -84,11 +84,8 @@ impl ServerIdentity {
     /// whether that is the history that is known here.
     ///
     /// # Errors
-    /// It is another database, or a standby, which has no history.
+    /// It is another database.
     pub(super) fn compare(&self, id: Option<&str>, history: &str) -> Result<bool, StoreError> {
-        if history.is_empty() {
-            return Err(StoreError::Standby { database: self.database.to_string() });
-        }
         self.is_other.store(id != Some(&self.id), Ordering::Relaxed);
         self.check()?;
         Ok(self.history().as_deref().is_none_or(|known| known == history))

@@ -151,9 +151,9 @@ fn pool(connections: u32) -> AnyPoolOptions {
     })
 }
 
-/// Returns true if the server of a connection answers and is no standby, and no transaction is open:
-/// sqlx does not know of one that was cancelled while it began. If the server does not answer, the
-/// connection must not occupy the pool: the error closes it without a farewell.
+/// Returns true if a connection can be used again: its server answers, is not a standby, and has no
+/// open transaction. sqlx does not notice one that was cancelled while it began. If the server does
+/// not answer, the connection must not occupy the pool: the error closes it without a farewell.
 async fn is_primary(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
     let question =
         "SELECT CASE WHEN pg_is_in_recovery() OR now() <> statement_timestamp() THEN 0 ELSE 1 END";
@@ -193,7 +193,7 @@ pub(super) fn code(error: &sqlx::Error) -> Option<String> {
     is_postgres.then(|| error.code().map(std::borrow::Cow::into_owned)).flatten()
 }
 
-/// Whether an error does not say why there is no connection to a server that is no standby.
+/// Whether only a new connection can tell what is behind an error: the server may be a standby.
 pub(super) fn leaves_open_why(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::PoolTimedOut) || code(error).as_deref() == Some(IN_RECOVERY)
 }

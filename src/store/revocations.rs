@@ -282,12 +282,10 @@ const AFTER: &str = "SELECT kind, value, scope, revoked_at, seq FROM revocations
 const SELECT_IDENTITY: &str = "SELECT (SELECT value FROM facts WHERE name = 'store_id'), (SELECT COALESCE(MAX(seq), 0) FROM revocations), \
     (SELECT page_count * page_size FROM pragma_page_count, pragma_page_size)";
 
-/// The history of a database is named by its server process and its table. A standby has none: it
-/// may be far behind.
+/// The history of a database is named by its server process and its table.
 macro_rules! history {
     () => {
-        "CASE WHEN pg_is_in_recovery() THEN '' ELSE CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) AS TEXT) || '/' || \
-         CAST(CAST(CAST('revocations' AS regclass) AS oid) AS TEXT) END"
+        "CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) AS TEXT) || '/' || CAST(CAST(CAST('revocations' AS regclass) AS oid) AS TEXT)"
     };
 }
 pub(super) use history;
