@@ -9,7 +9,6 @@ mod idle_timer;
 mod request_body;
 mod window;
 
-use std::any::Any;
 use std::error::Error;
 use std::fmt;
 use std::pin::Pin;
@@ -62,8 +61,8 @@ struct Handed {
     is_dropped: bool,
     /// The frames that are not written yet, if they are [counted](ClientBody::count_frames).
     frames: usize,
-    /// What it keeps until it is over, if its response is.
-    kept: Option<Box<dyn Any + Send>>,
+    /// Its place on a connection, which it keeps until it is over, if its response is.
+    place: Option<Arc<()>>,
 }
 
 impl Handed {
@@ -73,7 +72,7 @@ impl Handed {
 
     fn changed(&mut self) {
         if self.is_over() {
-            self.kept = None;
+            self.place = None;
         }
     }
 }
@@ -200,11 +199,11 @@ impl Upload {
 
     /// Notes that its response is over. Returns whether it goes on all the same: it then keeps `place`
     /// until it is over.
-    pub(super) fn keep(&self, place: impl Send + 'static) -> bool {
+    pub(super) fn keep(&self, place: &Arc<()>) -> bool {
         let mut handed = locked(&self.handed);
         let goes_on = !handed.is_over();
         if goes_on {
-            handed.kept = Some(Box::new(place));
+            handed.place = Some(Arc::clone(place));
         }
         goes_on
     }

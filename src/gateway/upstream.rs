@@ -10,7 +10,6 @@ mod failure;
 mod greeting;
 mod health;
 mod http2;
-mod load;
 mod repeat;
 mod response;
 mod settings;
@@ -35,7 +34,6 @@ use self::connection::Connection;
 pub use self::failure::UpstreamFailure;
 use self::health::Health;
 use self::http2::{Http2, Lost, Pool, Stream};
-use self::load::Load;
 use self::repeat::Repeat;
 use self::response::Held;
 pub use self::response::{Lease, UpstreamBody};
@@ -292,14 +290,13 @@ impl Upstream {
         carried: Option<&Arc<Upload>>,
     ) -> Result<(Response<Incoming>, Lease), UpstreamFailure> {
         http2::translate(&mut request, self.settings.application.scheme());
-        let load = Load::of(&request);
-        let pool = http2.of(load);
+        let pool = http2.pool_for(&request);
         let upload = carried.map(Arc::as_ref);
         let mut attempts = 0;
         loop {
             attempts += 1;
             let is_last = attempts == MOST_ATTEMPTS;
-            let mut stream = self.stream(pool, load, is_last).await?;
+            let mut stream = self.stream(pool, is_last).await?;
             let again = Repeat::of(&request);
             stream.carries(carried);
             let response = pin!(stream.sender().try_send_request(request));
@@ -354,13 +351,8 @@ impl Upstream {
 
     /// A place for a request over HTTP/2. The last attempt has a connection of its own: what ended
     /// the others may be another request on them.
-    async fn stream(
-        &self,
-        pool: &Pool,
-        load: Load,
-        is_last: bool,
-    ) -> Result<Stream, UpstreamFailure> {
-        if !is_last && let Some(stream) = pool.take(load) {
+    async fn stream(&self, pool: &Pool, is_last: bool) -> Result<Stream, UpstreamFailure> {
+        if !is_last && let Some(stream) = pool.take() {
             return Ok(stream);
         }
         self.health.check().map_err(UpstreamFailure::Unreachable)?;
@@ -370,7 +362,7 @@ impl Upstream {
             return Ok(Box::pin(connecting).await?.alone());
         }
         let patience = self.settings.connect_timeout;
-        Box::pin(pool.take_or_connect((load, patience), connecting)).await
+        Box::pin(pool.take_or_connect(patience, connecting)).await
     }
 
     /// Limits the time that a request waits for a connection.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use http::uri::{Authority, Parts, Scheme};
 use http::{Request, Uri, header};
+use http_body::Body as _;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper::rt::Executor;
 use hyper_util::rt::TokioIo;
@@ -25,21 +26,25 @@ use tokio_util::task::AbortOnDropHandle;
 use super::ConnectError;
 use super::failure::{MAX_HEAD, UpstreamFailure};
 use super::greeting::Greeting;
-use super::load::{Load, Place};
+use crate::gateway::grpc;
 use crate::gateway::upload::{ClientBody, Upload, Window, WindowFrames, locked};
 use crate::gateway::watched_socket::{SocketState, WatchedSocket};
 
-/// The HTTP/2 connections of one worker to one application.
-#[derive(Default)]
+/// The HTTP/2 connections of one worker to one application. All bodies of a connection share its
+/// window, and one that is not read can use it up, so requests share only with their kind.
 pub(super) struct Http2 {
+    /// For requests without a body, which keep no other one from arriving.
     plain: Pool,
+    /// For calls of gRPC: most servers open the window again whether they read or not.
     calls: Pool,
+    /// For other bodies. Each has a connection for itself as long as it is sent and answered.
     bodies: Pool,
 }
 
-/// The connections for one [`Load`].
-#[derive(Default)]
+/// The connections for one kind of requests.
 pub(super) struct Pool {
+    /// How many requests share a connection at most.
+    most: usize,
     open: Mutex<Vec<Arc<Multiplexed>>>,
     /// Held while connecting: requests that arrive meanwhile share the new connection.
     connecting: tokio::sync::Mutex<()>,
@@ -53,8 +58,8 @@ pub(super) struct Pool {
 /// has left the list.
 struct Multiplexed {
     sender: SendRequest<ClientBody>,
-    /// The number of requests in flight.
-    in_flight: Arc<AtomicUsize>,
+    /// Each request in flight has a clone.
+    in_flight: Arc<()>,
     /// Whether an upload went on for too long after its exchange had ended.
     is_given_up: AtomicBool,
     window: Arc<Window>,
@@ -86,22 +91,32 @@ struct Unanswered {
 
 /// One request on a connection, until its response has ended.
 pub(super) struct Stream {
+    /// Its place among those in flight. If its upload goes on, that keeps one too: the application
+    /// still counts it. Dropped before the connection, which looks at them then.
+    place: Arc<()>,
     connection: Arc<Multiplexed>,
-    /// Dropped with this, or kept by the upload.
-    place: Option<Place>,
     /// Its body, which ends with it.
     upload: Option<Arc<Upload>>,
     /// Whether the response was read to its end.
     is_finished: bool,
 }
 
+impl Default for Http2 {
+    fn default() -> Self {
+        let shared = || Pool::new(MAX_STREAMS);
+        Self { plain: shared(), calls: shared(), bodies: Pool::new(1) }
+    }
+}
+
 impl Http2 {
-    /// The connections for requests with this body.
-    pub(super) fn of(&self, load: Load) -> &Pool {
-        match load {
-            Load::Nothing => &self.plain,
-            Load::Call => &self.calls,
-            Load::Body => &self.bodies,
+    /// The connections for requests like this one.
+    pub(super) fn pool_for(&self, request: &Request<ClientBody>) -> &Pool {
+        if grpc::has_its_type(request.headers()) {
+            &self.calls
+        } else if request.body().is_end_stream() {
+            &self.plain
+        } else {
+            &self.bodies
         }
     }
 
@@ -114,11 +129,22 @@ impl Http2 {
 }
 
 impl Pool {
+    /// No connections yet. At most `most` requests share one.
+    fn new(most: usize) -> Self {
+        Self {
+            most,
+            open: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
+            connected: AtomicUsize::new(0),
+            timeouts: AtomicUsize::new(0),
+        }
+    }
+
     /// A place on an open connection, if one has room. The first one is filled first.
-    pub(super) fn take(&self, load: Load) -> Option<Stream> {
+    pub(super) fn take(&self) -> Option<Stream> {
         let mut open = self.open();
         open.retain(|connection| !connection.is_over());
-        open.iter().find_map(|connection| Stream::on(connection, load))
+        open.iter().find_map(|connection| Stream::on(connection, self.most))
     }
 
     /// A place on a connection that has room by now, or on a new one from `connect`, which limits its
@@ -126,10 +152,10 @@ impl Pool {
     /// each, and shares the timeout of one that does not succeed.
     pub(super) async fn take_or_connect(
         &self,
-        (load, patience): (Load, Duration),
+        patience: Duration,
         connect: impl Future<Output = Result<Connected, UpstreamFailure>>,
     ) -> Result<Stream, UpstreamFailure> {
-        if load == Load::Body {
+        if self.most == 1 {
             // No other request can share it.
             let Connected(connection) = connect.await?;
             return Ok(self.add(connection));
@@ -146,7 +172,7 @@ impl Pool {
                 return Err(timed_out());
             }
         };
-        if let Some(stream) = self.take(load) {
+        if let Some(stream) = self.take() {
             return Ok(stream);
         }
         if self.timeouts.load(Ordering::Relaxed) != before {
@@ -205,7 +231,7 @@ impl Pool {
 
     fn sweep(&self, keep_idle: Duration, now: Instant) {
         self.open().retain(|connection| {
-            let is_used = connection.in_flight.load(Ordering::Relaxed) > 0;
+            let is_used = connection.in_flight() > 0;
             !connection.is_over()
                 && (is_used || now.duration_since(*connection.idle_since()) < keep_idle)
         });
@@ -324,7 +350,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
 impl Drop for Multiplexed {
     /// hyper would wait for the uploads that go on, and the application may never take them.
     fn drop(&mut self) {
-        if self.in_flight.load(Ordering::Relaxed) > 0
+        if self.in_flight() > 0
             && let Some(driver) = self.driver.0.get()
         {
             driver.abort();
@@ -340,13 +366,15 @@ impl Multiplexed {
             || self.is_given_up.load(Ordering::Relaxed)
     }
 
-    /// Whether the application accepts a request with this body now. If not, it would arrive once the
-    /// application has read what was sent before, if it ever does.
-    fn accepts(&self, load: Load) -> bool {
-        let most = if load == Load::Body { 1 } else { MAX_STREAMS };
-        self.in_flight.load(Ordering::Relaxed) < most
-            && !self.window.is_used_up()
-            && !self.socket.is_full()
+    /// The number of requests in flight.
+    fn in_flight(&self) -> usize {
+        Arc::strong_count(&self.in_flight) - 1
+    }
+
+    /// Whether what is sent now would arrive only once the application has read what was sent before,
+    /// if it ever does.
+    fn is_blocked(&self) -> bool {
+        self.window.is_used_up() || self.socket.is_full()
     }
 
     /// Notes that a request is sent.
@@ -371,22 +399,21 @@ impl Multiplexed {
 
 impl Stream {
     fn new(connection: &Arc<Multiplexed>) -> Self {
-        let place = Some(Place::take(&connection.in_flight));
-        Self { connection: Arc::clone(connection), place, upload: None, is_finished: false }
+        let place = Arc::clone(&connection.in_flight);
+        Self { place, connection: Arc::clone(connection), upload: None, is_finished: false }
     }
 
-    /// A place on this connection, if it has room.
-    fn on(connection: &Arc<Multiplexed>, load: Load) -> Option<Self> {
-        if !connection.accepts(load) {
+    /// A place on this connection, if it has room and fewer than `most` requests.
+    fn on(connection: &Arc<Multiplexed>, most: usize) -> Option<Self> {
+        if connection.in_flight() >= most || connection.is_blocked() {
             return None;
         }
-        let most = match (connection.permitted)()? {
+        let permitted = match (connection.permitted)()? {
             // It may permit some later, and a new connection would not be better off.
             0 if !connection.has_answered.load(Ordering::Relaxed) => MAX_STREAMS,
-            most => most,
+            permitted => permitted,
         };
-        let has_room = connection.in_flight.load(Ordering::Relaxed) < most;
-        has_room.then(|| Self::new(connection))
+        (connection.in_flight() < permitted).then(|| Self::new(connection))
     }
 
     /// Notes that a request with this upload is about to be sent. The upload ends with this.
@@ -428,10 +455,8 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         *self.connection.idle_since() = Instant::now();
-        // Before the connection, which looks at it when it is dropped.
-        let place = self.place.take();
         if let Some(upload) = self.upload.take()
-            && upload.keep(place)
+            && upload.keep(&self.place)
         {
             self.end(upload);
         }
@@ -539,7 +564,7 @@ mod tests {
     /// Together, the connections take longer than a request has patience for one.
     #[tokio::test]
     async fn requests_wait_while_others_connect() {
-        let http2 = Pool::default();
+        let http2 = Pool::new(MAX_STREAMS);
         let open = Mutex::new(Vec::new());
         let request = || {
             let connect = async {
@@ -551,7 +576,7 @@ mod tests {
                 Connected::new(near, None).await
             };
             let connect = async { connect.await.map_err(UpstreamFailure::Unreachable) };
-            http2.take_or_connect((Load::Nothing, Duration::from_secs(1)), connect)
+            http2.take_or_connect(Duration::from_secs(1), connect)
         };
         let taken = tokio::join!(request(), request(), request(), request(), request());
         assert!(taken.0.is_ok() && taken.1.is_ok() && taken.2.is_ok() && taken.3.is_ok());
