@@ -36,6 +36,7 @@ use crate::token;
 use self::addresses::ListenedAddresses;
 use self::helper::{on_helper_thread, start_helper_thread};
 use self::sharing::Sharing;
+use self::tasks::Tasks;
 use self::watch::Watch;
 
 mod addresses;
@@ -43,6 +44,7 @@ mod helper;
 mod service;
 mod sharing;
 mod streams;
+mod tasks;
 mod watch;
 
 /// How often the files are checked if `watch` is on.
@@ -88,6 +90,11 @@ pub enum ProcessError {
     /// Threads, signals or the log failed.
     #[error("cannot start: {0}")]
     Start(#[from] io::Error),
+    /// A background task panicked, and everything in progress was finished without it.
+    #[error(
+        "a background task panicked; its message is on standard error\n  help: start the gateway again, and report the message with the log lines before it"
+    )]
+    Panicked,
     /// A second signal arrived before every exchange had finished.
     #[error("ended by a second signal before every exchange had finished")]
     Interrupted,
@@ -154,8 +161,9 @@ pub fn run(
     let loading = Revocations::load(store.clone(), retention, at, counts);
     let revocations = runtime.block_on(loading)?;
     let telemetry = Telemetry::new(metrics.clone(), clock.clone(), log, start.log_format);
+    let mut tasks = Tasks::of(runtime.handle());
     let known = (&clock, &metrics);
-    let sharing = Sharing::start(&runtime, &start, store.as_ref(), &revocations, known);
+    let sharing = Sharing::start(&mut tasks, &start, store.as_ref(), &revocations, known);
     let identity = runtime.block_on(start_identity(
         &compiled.snapshot,
         store.as_ref().map(|store| (store, sharing.redis.as_ref())),
@@ -196,7 +204,8 @@ pub fn run(
         background,
         sharing,
     };
-    let ended = runtime.block_on(life.serve(admin, claims, &listening, presence, started));
+    let bound = (admin, claims, &listening);
+    let ended = runtime.block_on(life.serve(bound, tasks, presence, started));
     if ended.is_ok() {
         for worker in workers {
             // A worker's panic message is already on standard error.
@@ -412,9 +421,8 @@ impl Process {
 
     async fn serve(
         &self,
-        admin: std::net::TcpListener,
-        claims: Vec<Claim>,
-        listening: &ListenedAddresses,
+        (admin, claims, listening): (std::net::TcpListener, Vec<Claim>, &ListenedAddresses),
+        mut tasks: Tasks,
         presence: Option<Arc<Presence>>,
         started: impl FnOnce(&[SocketAddr]),
     ) -> Result<(), ProcessError> {
@@ -427,27 +435,17 @@ impl Process {
         self.control.permit(snapshot.admin_token.as_ref(), &snapshot.issuers);
         drop(snapshot);
         let admin = self.serve_admin(admin);
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the handle is kept, so the task ends with this function"
-        )]
-        let _following = AbortOnDropHandle::new(tokio::spawn(
-            Arc::clone(&self.revocations).follow(presence.clone()),
-        ));
+        tasks.start(Arc::clone(&self.revocations).follow(presence.clone()));
         let _streams = self.end_overdue_streams();
         let gateway = Arc::clone(&self.gateway);
         if let (Some(presence), None) = (&presence, self.gateway.identity()) {
             // Do not let anything wait for keys that this process no longer uses.
             presence.report_read(Feed::SigningKeys, i64::MAX).await;
         }
-        let tending = self.gateway.identity().map(|identity| {
-            Arc::clone(identity).tend(move || gateway.current().identity.clone(), presence)
-        });
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the handle is kept, so the task ends with this function"
-        )]
-        let _tending = tending.map(|tending| AbortOnDropHandle::new(tokio::spawn(tending)));
+        if let Some(identity) = self.gateway.identity() {
+            let policy = move || gateway.current().identity.clone();
+            tasks.start(Arc::clone(identity).tend(policy, presence));
+        }
         self.metrics.started(self.clock.unix_seconds());
         self.readiness.ready();
         self.log_ready(listening, admin_address);
@@ -460,11 +458,15 @@ impl Process {
         let mut retired = Retired::default();
         let mut partings = tokio::time::interval(DROP_UNUSED_INTERVAL);
         partings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let is_interactive = loop {
+        let (is_interactive, ended) = loop {
             tokio::select! {
                 biased;
-                _ = terminate.recv() => break false,
-                _ = interrupt.recv() => break io::stdin().is_terminal(),
+                _ = terminate.recv() => break (false, Ok(())),
+                _ = interrupt.recv() => break (io::stdin().is_terminal(), Ok(())),
+                () = tasks.panicked() => {
+                    tracing::error!("a background task panicked; its message is on standard error");
+                    break (false, Err(ProcessError::Panicked));
+                }
                 _ = hangup.recv() => {
                     self.reload(&mut watch, &mut retired).await;
                 }
@@ -479,7 +481,7 @@ impl Process {
         };
         let finish = self.drain(is_interactive, claims, admin);
         let finished = tokio::select! {
-            () = finish => Ok(()),
+            () = finish => ended,
             _ = terminate.recv() => Err(ProcessError::Interrupted),
             _ = interrupt.recv() => Err(ProcessError::Interrupted),
         };

@@ -3,9 +3,6 @@
 
 use std::sync::Arc;
 
-use tokio::runtime::Runtime;
-use tokio_util::task::AbortOnDropHandle;
-
 use crate::clock::Clock;
 use crate::gateway::Snapshot;
 use crate::gateway::snapshot::StartSettings;
@@ -16,11 +13,11 @@ use crate::store::{SharedCounters, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::token::Issuers;
 
+use super::tasks::Tasks;
+
 /// What several gateways share at high rates.
 pub(super) struct Sharing {
     pub(super) redis: Option<Arc<Redis>>,
-    /// Keeps it connected.
-    _tending: Option<AbortOnDropHandle<()>>,
     revocations: Arc<Revocations>,
     /// Counts in the database if there is no Redis.
     counters: Option<Arc<SharedCounters>>,
@@ -31,13 +28,13 @@ impl Sharing {
     /// Connects to Redis, if the file names one, and does not wait for it. Revocations are announced
     /// through it.
     pub(super) fn start(
-        runtime: &Runtime,
+        tasks: &mut Tasks,
         start: &StartSettings,
         store: Option<&Store>,
         revocations: &Arc<Revocations>,
         (clock, metrics): (&Clock, &Metrics),
     ) -> Self {
-        let entered = runtime.enter();
+        let entered = tasks.runtime().enter();
         let redis = start.redis.as_ref();
         let redis = redis.and_then(|settings| Redis::start(settings, clock, metrics));
         let store = store.filter(|store| store.is_shared());
@@ -49,11 +46,10 @@ impl Sharing {
         drop(entered);
         if let Some(redis) = &redis {
             revocations.announce_through(redis);
+            tasks.start(Arc::clone(redis).tend());
         }
-        let tending = redis.clone().map(|redis| runtime.spawn(redis.tend()));
-        let tending = tending.map(AbortOnDropHandle::new);
         let (revocations, metrics) = (Arc::clone(revocations), metrics.clone());
-        Self { redis, _tending: tending, counters, revocations, metrics }
+        Self { redis, revocations, counters, metrics }
     }
 
     /// Begins with what a new configuration shares. Call it before the first request is decided by
