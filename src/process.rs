@@ -34,13 +34,15 @@ use crate::telemetry::writer::{LogGuard, LogWriter};
 use crate::token;
 
 use self::addresses::ListenedAddresses;
-use self::helper::{on_helper_thread, start_helper_thread};
+use self::helper::on_helper_thread;
+use self::retired::Retired;
 use self::sharing::Sharing;
 use self::tasks::Tasks;
 use self::watch::Watch;
 
 mod addresses;
 mod helper;
+mod retired;
 mod service;
 mod sharing;
 mod streams;
@@ -475,7 +477,7 @@ impl Process {
                         self.reload(&mut watch, &mut retired).await;
                     }
                 }
-                _ = partings.tick(), if !retired.0.is_empty() => retired.drop_unused(),
+                _ = partings.tick(), if !retired.is_empty() => retired.drop_unused(),
                 _ = prunes.tick() => self.gateway.current().counters.iter().for_each(|limit| limit.prune()),
             }
         };
@@ -531,7 +533,7 @@ impl Process {
                 self.sharing.begin(&compiled.snapshot);
                 self.gateway.install(compiled.snapshot);
                 current.keys.replaced_by(&self.gateway.current().keys);
-                retired.0.push(current);
+                retired.add(current);
                 *watch = Watch::new(&self.gateway.current());
                 self.metrics.reloaded(self.clock.unix_seconds());
                 tracing::info!(file = %self.path.display(), routes, "reloaded");
@@ -597,22 +599,5 @@ fn log_warnings(compiled: &Compiled) {
     }
     for weakened in &compiled.snapshot.weakened {
         tracing::warn!(setting = weakened, "a guarantee is weakened");
-    }
-}
-
-/// Configurations that were replaced. Dropping a large one takes milliseconds, so a thread that
-/// proxies must not do it when its request was the last to use one.
-#[derive(Default)]
-struct Retired(Vec<Arc<Snapshot>>);
-
-impl Retired {
-    /// Drops those that nothing else uses.
-    fn drop_unused(&mut self) {
-        let unused: Vec<_> =
-            self.0.extract_if(.., |snapshot| Arc::strong_count(snapshot) == 1).collect();
-        if !unused.is_empty() {
-            // Without a thread, the closure is dropped here, and the snapshots with it.
-            let _ = start_helper_thread(move || drop(unused));
-        }
     }
 }
