@@ -190,9 +190,7 @@ impl Refusal {
             Self::Framing(_) => Reason::FramingInvalid,
             Self::BodyTooLarge => Reason::BodyTooLarge,
             Self::Upstream(failure) => match failure {
-                UpstreamFailure::Timeout
-                | UpstreamFailure::NonePermitted
-                | UpstreamFailure::Total => Reason::UpstreamTimeout,
+                UpstreamFailure::Timeout | UpstreamFailure::Total => Reason::UpstreamTimeout,
                 UpstreamFailure::Unreachable(error) if error.is_timeout() => {
                     Reason::UpstreamTimeout
                 }

@@ -7,14 +7,13 @@ mod client_body;
 mod gate;
 mod idle_timer;
 mod request_body;
-mod window;
 
 use std::error::Error;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,7 +24,6 @@ pub use self::client_body::ClientBody;
 pub use self::gate::Gate;
 pub use self::idle_timer::IdleTimer;
 pub use self::request_body::{RequestBody, UnreadBodies};
-pub use self::window::{Window, WindowFrames};
 use super::watched_socket::SocketState;
 use crate::reason::Reason;
 
@@ -33,7 +31,7 @@ use crate::reason::Reason;
 /// connection to the upstream owns, and the exchange that waits for the response.
 #[derive(Debug)]
 pub struct Upload {
-    /// The client's body. `None` once the upload has ended.
+    /// The client's body. `None` once hyper has dropped its end of it.
     inner: Mutex<Option<RequestBody>>,
     begun: Instant,
     /// Milliseconds from `begun` to the last byte.
@@ -49,32 +47,9 @@ pub struct Upload {
     waiting: Mutex<Option<Waker>>,
     /// The connection that carries it.
     socket: Mutex<Option<SocketState>>,
-    /// The task that reads the body, while it waits for the client.
-    reading: Mutex<Option<Waker>>,
-    handed: Mutex<Handed>,
-}
-
-/// What hyper still has of an upload.
-#[derive(Debug, Default)]
-struct Handed {
-    /// Whether it has dropped the body: all of it was handed over, or none is sent any more.
-    is_dropped: bool,
-    /// The frames that are not written yet, if they are [counted](ClientBody::count_frames).
-    frames: usize,
-    /// Its place on a connection, which it keeps until it is over, if its response is.
-    place: Option<Arc<()>>,
-}
-
-impl Handed {
-    fn is_over(&self) -> bool {
-        self.is_dropped && self.frames == 0
-    }
-
-    fn changed(&mut self) {
-        if self.is_over() {
-            self.place = None;
-        }
-    }
+    /// What hyper has and has not written: the body itself, and the frames of it that are
+    /// [counted](ClientBody::count_frames).
+    unwritten: AtomicUsize,
 }
 
 /// A frame that is counted until it is written.
@@ -91,9 +66,7 @@ impl AsRef<[u8]> for CountedFrame {
 
 impl Drop for CountedFrame {
     fn drop(&mut self) {
-        let mut handed = locked(&self.upload.handed);
-        handed.frames -= 1;
-        handed.changed();
+        self.upload.unwritten.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -109,8 +82,6 @@ pub enum UploadFailure {
     Idle,
     /// The client broke its framing, or disconnected.
     Broken,
-    /// The response is over.
-    Unwanted,
 }
 
 impl UploadFailure {
@@ -118,7 +89,7 @@ impl UploadFailure {
     pub const fn reason(self) -> Reason {
         match self {
             Self::TooLarge => Reason::BodyTooLarge,
-            Self::Idle | Self::Broken | Self::Unwanted => Reason::FramingInvalid,
+            Self::Idle | Self::Broken => Reason::FramingInvalid,
         }
     }
 }
@@ -129,7 +100,6 @@ impl fmt::Display for UploadFailure {
             Self::TooLarge => "the body is larger than max_body",
             Self::Idle => "the client stopped in the middle of the body",
             Self::Broken => "the client aborted the body",
-            Self::Unwanted => "the response ended before the body",
         })
     }
 }
@@ -156,8 +126,7 @@ impl Upload {
             is_long: AtomicBool::new(false),
             waiting: Mutex::default(),
             socket: Mutex::default(),
-            reading: Mutex::default(),
-            handed: Mutex::default(),
+            unwritten: AtomicUsize::new(1),
         })
     }
 
@@ -192,40 +161,16 @@ impl Upload {
         self.awaits_client.load(Ordering::Acquire)
     }
 
-    /// Whether hyper has nothing more of it: all of it was written, or it was given up.
-    pub(super) fn is_over(&self) -> bool {
-        locked(&self.handed).is_over()
+    /// Whether hyper has written all that it has taken of it.
+    pub(super) fn is_written(&self) -> bool {
+        self.unwritten.load(Ordering::Relaxed) == 0
     }
 
-    /// Notes that its response is over. Returns whether it goes on all the same: it then keeps `place`
-    /// until it is over.
-    pub(super) fn keep(&self, place: &Arc<()>) -> bool {
-        let mut handed = locked(&self.handed);
-        let goes_on = !handed.is_over();
-        if goes_on {
-            handed.place = Some(Arc::clone(place));
-        }
-        goes_on
-    }
-
-    /// Ends it: otherwise the client could go on sending to an HTTP/2 application for as long as it
-    /// likes. If hyper holds a part that the application does not take, it learns of that later.
-    pub(super) fn end(&self) {
-        let rest = locked(&self.inner).take();
-        drop(rest);
-        if let Some(reading) = locked(&self.reading).take() {
-            reading.wake();
-        }
-    }
-
-    /// Polls the next frame of the client's body. Returns `None` once the upload has ended.
-    fn poll_inner(&self, cx: &mut Context<'_>) -> Poll<Option<Polled>> {
+    /// Polls the next frame of the client's body.
+    fn poll_inner(&self, cx: &mut Context<'_>) -> Poll<Polled> {
         let mut inner = locked(&self.inner);
-        let Some(body) = &mut *inner else { return Poll::Ready(None) };
-        let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
-            set_waker(&self.reading, cx);
-            return Poll::Pending;
-        };
+        let Some(body) = &mut *inner else { return Poll::Ready((None, true)) };
+        let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
         // On HTTP/2, the stream may end in a frame of its own.
         let is_last = body.is_end_stream() || body.size_hint().exact() == Some(0);
         let frame = match frame {
@@ -233,7 +178,7 @@ impl Upload {
             None if body.is_http2 && !body.is_end_stream() => Some(Err(UploadFailure::Broken)),
             frame => frame.map(|frame| frame.map_err(|_| UploadFailure::Broken)),
         };
-        Poll::Ready(Some((frame, is_last)))
+        Poll::Ready((frame, is_last))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -248,14 +193,12 @@ impl Upload {
     fn dropped(&self) {
         let rest = locked(&self.inner).take();
         drop(rest);
-        let mut handed = locked(&self.handed);
-        handed.is_dropped = true;
-        handed.changed();
+        self.unwritten.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Counts a frame until it is written.
     fn count(self: &Arc<Self>, data: Bytes) -> Bytes {
-        locked(&self.handed).frames += 1;
+        self.unwritten.fetch_add(1, Ordering::Relaxed);
         Bytes::from_owner(CountedFrame { data, upload: Arc::clone(self) })
     }
 
@@ -300,8 +243,6 @@ impl Upload {
             UploadFailure::TooLarge => 1,
             UploadFailure::Idle => 2,
             UploadFailure::Broken => 3,
-            // Not the client's fault.
-            UploadFailure::Unwanted => 0,
         };
         self.failure.store(code, Ordering::Release);
         failure

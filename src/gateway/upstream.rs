@@ -7,7 +7,6 @@
 
 mod connection;
 mod failure;
-mod greeting;
 mod health;
 mod http2;
 mod repeat;
@@ -33,7 +32,7 @@ use tokio_rustls::TlsConnector;
 use self::connection::Connection;
 pub use self::failure::UpstreamFailure;
 use self::health::Health;
-use self::http2::{Http2, Lost, Pool, Stream};
+use self::http2::{Http2Connection, Lost};
 use self::repeat::Repeat;
 use self::response::Held;
 pub use self::response::{Lease, UpstreamBody};
@@ -54,8 +53,6 @@ pub struct Upstream {
     folds: Folds,
     /// One list per worker, oldest first.
     idle: Box<[Mutex<VecDeque<Idle>>]>,
-    /// For each worker, if HTTP/2 is used.
-    http2: Box<[Http2]>,
     /// The number of requests in flight, if that is limited.
     in_flight: Arc<AtomicUsize>,
 }
@@ -79,7 +76,7 @@ struct Folds {
 
 /// A connection that waits for its next request.
 struct Idle {
-    connection: Box<Connection>,
+    connection: Held,
     since: Instant,
     /// How long it may wait.
     keep: Duration,
@@ -94,11 +91,8 @@ impl Drop for Slot {
     }
 }
 
-/// How often a request is sent over HTTP/2 to an application that closes its connections.
+/// How often a request is sent over HTTP/2 to an application that does not act on it.
 const MOST_ATTEMPTS: u32 = 3;
-
-/// How long an HTTP/2 connection may be silent while requests wait on it, if a client ends the wait.
-const SILENCE: Duration = Duration::from_secs(5);
 
 /// The maximum number of idle connections from one worker to one upstream.
 const MAX_IDLE: usize = 2048;
@@ -122,9 +116,6 @@ impl Upstream {
             health: Health::default(),
             folds: Folds::default(),
             idle: (0..workers).map(|_| Mutex::new(VecDeque::new())).collect(),
-            http2: (0..if settings.http2 { workers } else { 0 })
-                .map(|_| Http2::default())
-                .collect(),
             in_flight: Arc::default(),
             settings,
         }
@@ -162,12 +153,9 @@ impl Upstream {
     /// Closes the connections that have been idle for too long. Returns the number of those left.
     pub fn sweep(&self, worker: usize) -> usize {
         let now = Instant::now();
-        if let Some(http2) = self.http2(worker) {
-            http2.sweep(self.settings.keep_idle, now);
-        }
         let mut idle = self.idle(worker);
         idle.retain(|idle| {
-            !idle.connection.sender.is_closed() && now.duration_since(idle.since) < idle.keep
+            !idle.connection.is_over() && now.duration_since(idle.since) < idle.keep
         });
         idle.len()
     }
@@ -223,13 +211,11 @@ impl Upstream {
         now: Instant,
     ) -> impl Future<Output = Result<(Response<Incoming>, Lease), UpstreamFailure>> {
         async move {
-            // A WebSocket needs HTTP/1.1.
-            if let Some(http2) = self.http2(worker)
-                && !request.headers().contains_key(header::UPGRADE)
-            {
-                return Box::pin(self.multiplexed((http2, worker), request, upload)).await;
-            }
             let upload = upload.map(Arc::as_ref);
+            // A WebSocket needs HTTP/1.1.
+            if self.settings.http2 && !request.headers().contains_key(header::UPGRADE) {
+                return Box::pin(self.attempt_http2(worker, request, upload, now)).await;
+            }
             let is_alone = self.sends_alone(&request);
             if is_alone && !request.headers().contains_key(header::UPGRADE) {
                 let has_te = request.headers().contains_key(header::TE);
@@ -237,12 +223,14 @@ impl Upstream {
                 request.headers_mut().insert(header::CONNECTION, options);
             }
             // A kept connection that ends now would lose a request that may not be repeated.
-            while !is_alone && let Some(mut connection) = self.take_idle(worker, now) {
+            while !is_alone && let Some(Held::Http1(mut connection)) = self.take_idle(worker, now) {
                 let may_be_repeated = repeat::is_allowed(&request);
                 connection.prepare(upload, may_be_repeated);
                 let response = pin!(connection.sender.try_send_request(request));
                 match self.exchange(response, &mut connection.timer, upload, now).await? {
-                    Ok(response) => return Ok((response, self.lease(worker, connection, false))),
+                    Ok(response) => {
+                        return Ok((response, self.lease(worker, Held::Http1(connection), false)));
+                    }
                     Err(mut error) => {
                         if let Some(unsent) = error.take_message() {
                             request = unsent;
@@ -270,7 +258,9 @@ impl Upstream {
                 }
             });
             match answered? {
-                Ok(response) => Ok((response, self.lease(worker, connection, is_alone))),
+                Ok(response) => {
+                    Ok((response, self.lease(worker, Held::Http1(connection), is_alone)))
+                }
                 Err(error) => {
                     if !connection.socket.has_received() {
                         self.avoid(connection.peer, upload);
@@ -281,88 +271,68 @@ impl Upstream {
         }
     }
 
-    /// Sends a request over HTTP/2, and again, [`MOST_ATTEMPTS`] times in all, if the connection was
-    /// lost before that mattered.
-    async fn multiplexed(
+    /// Sends a request over HTTP/2, and again, [`MOST_ATTEMPTS`] times in all, if the application did
+    /// not act on it, or if its connection was lost and it may be repeated.
+    async fn attempt_http2(
         self: &Arc<Self>,
-        (http2, worker): (&Http2, usize),
+        worker: usize,
         mut request: Request<ClientBody>,
-        carried: Option<&Arc<Upload>>,
+        upload: Option<&Upload>,
+        now: Instant,
     ) -> Result<(Response<Incoming>, Lease), UpstreamFailure> {
         http2::translate(&mut request, self.settings.application.scheme());
-        let pool = http2.pool_for(&request);
-        let upload = carried.map(Arc::as_ref);
-        let mut attempts = 0;
+        let mut attempts = 1;
         loop {
-            attempts += 1;
-            let is_last = attempts == MOST_ATTEMPTS;
-            let mut stream = self.stream(pool, is_last).await?;
+            // Where one kept connection is lost, the others may be too.
+            let kept = if attempts == 1 { self.take_idle(worker, now) } else { None };
+            let (mut connection, is_kept) = match kept {
+                Some(Held::Http2(connection)) => (connection, true),
+                _ => (self.timely(Box::pin(self.connect_http2())).await?, false),
+            };
             let again = Repeat::of(&request);
-            stream.carries(carried);
-            let response = pin!(stream.sender().try_send_request(request));
-            let mut timer = IdleTimer::default();
-            let exchange = self.exchange(response, &mut timer, upload, Instant::now());
-            let patience = self.settings.response_timeout.min(SILENCE);
-            let mut error = match pool.watch(&stream, patience, exchange).await {
+            let response = pin!(connection.sender.try_send_request(request));
+            let exchange = self.exchange(response, &mut connection.timer, upload, Instant::now());
+            let exchanged = exchange.await;
+            let is_silent = !connection.socket.has_received();
+            let mut error = match exchanged {
                 Ok(Ok(response)) => {
-                    stream.answered();
-                    let held = Held::Http2(stream);
-                    return Ok((response, Lease::new(self, worker, held, Duration::ZERO)));
+                    return Ok((response, self.lease(worker, Held::Http2(connection), false)));
                 }
                 Ok(Err(error)) => error,
-                Err(UpstreamFailure::Timeout) => {
-                    if stream.greeting().is_missing() {
-                        self.avoid(stream.peer(), upload);
+                Err(failure) => {
+                    if is_silent && matches!(failure, UpstreamFailure::Timeout) {
+                        self.avoid(connection.peer, upload);
                     }
-                    return Err(pool.timed_out(&stream));
+                    return Err(failure);
                 }
-                Err(failure) => return Err(failure),
             };
-            if stream.greeting().is_http1() {
+            if connection.is_http1() {
                 return Err(UpstreamFailure::NotHttp2);
             }
-            if stream.greeting().is_missing() {
-                self.avoid(stream.peer(), upload);
+            if is_silent {
+                self.avoid(connection.peer, upload);
             }
+            let is_last = attempts == MOST_ATTEMPTS;
             let lost = Lost::by(error.error());
-            if matches!(lost, Some(Lost::Connection | Lost::Farewell)) {
-                pool.forget(&stream);
-            }
             request = match (error.take_message(), again) {
                 // It never left.
-                (Some(unsent), _) if !is_last => {
-                    stream.has_returned();
-                    unsent
+                (Some(unsent), _) if is_kept => {
+                    request = unsent;
+                    continue;
                 }
+                (Some(unsent), _) if !is_last => unsent,
                 (None, Some(again))
                     if !is_last && lost.is_some_and(|lost| again.is_allowed_after(lost)) =>
                 {
                     again.rebuilt()
                 }
-                _ if stream.greeting().is_missing()
-                    && upload.is_none_or(|upload| upload.failure().is_none()) =>
-                {
+                _ if is_silent && upload.is_none_or(|upload| upload.failure().is_none()) => {
                     return Err(UpstreamFailure::NoGreeting(error.into_error()));
                 }
                 _ => return Err(failure(error.into_error(), upload)),
             };
+            attempts += 1;
         }
-    }
-
-    /// A place for a request over HTTP/2. The last attempt has a connection of its own: what ended
-    /// the others may be another request on them.
-    async fn stream(&self, pool: &Pool, is_last: bool) -> Result<Stream, UpstreamFailure> {
-        if !is_last && let Some(stream) = pool.take() {
-            return Ok(stream);
-        }
-        self.health.check().map_err(UpstreamFailure::Unreachable)?;
-        // Only the request that connects can tell whether the application responds.
-        let connecting = self.timely(self.connect_http2());
-        if is_last {
-            return Ok(Box::pin(connecting).await?.alone());
-        }
-        let patience = self.settings.connect_timeout;
-        Box::pin(pool.take_or_connect(patience, connecting)).await
     }
 
     /// Limits the time that a request waits for a connection.
@@ -418,17 +388,17 @@ impl Upstream {
     }
 
     /// Takes the most recently used connection that is ready for a request.
-    fn take_idle(&self, worker: usize, now: Instant) -> Option<Box<Connection>> {
+    fn take_idle(&self, worker: usize, now: Instant) -> Option<Held> {
         let mut idle = self.idle(worker);
         let mut at = idle.len();
         while at > 0 {
             at -= 1;
             let candidate = idle.get(at)?;
-            if candidate.connection.sender.is_closed()
+            if candidate.connection.is_over()
                 || now.duration_since(candidate.since) >= candidate.keep
             {
                 idle.remove(at);
-            } else if candidate.connection.sender.is_ready() {
+            } else if candidate.connection.is_ready() {
                 return idle.remove(at).map(|idle| idle.connection);
             }
         }
@@ -439,6 +409,8 @@ impl Upstream {
     fn sends_alone(&self, request: &Request<ClientBody>) -> bool {
         let has_body = !request.body().is_end_stream();
         match self.settings.keep_alive {
+            // Only a WebSocket uses HTTP/1.1 here.
+            _ if self.settings.http2 => true,
             _ if self.settings.keep_idle.is_zero() => true,
             KeepAlive::Never => true,
             KeepAlive::Repeatable => !repeat::is_allowed(request),
@@ -453,19 +425,9 @@ impl Upstream {
         }
     }
 
-    fn lease(
-        self: &Arc<Self>,
-        worker: usize,
-        connection: Box<Connection>,
-        is_alone: bool,
-    ) -> Lease {
+    fn lease(self: &Arc<Self>, worker: usize, connection: Held, is_alone: bool) -> Lease {
         let keep_for = if is_alone { Duration::ZERO } else { self.settings.keep_idle };
-        Lease::new(self, worker, Held::Http1(connection), keep_for)
-    }
-
-    /// The HTTP/2 connections of a worker, if HTTP/2 is used.
-    fn http2(&self, worker: usize) -> Option<&Http2> {
-        self.http2.get(worker % self.http2.len().max(1))
+        Lease::new(self, worker, connection, keep_for)
     }
 
     async fn connect(&self) -> Result<Box<Connection>, ConnectError> {
@@ -484,25 +446,25 @@ impl Upstream {
         Connection::new(http1.connect(name.clone(), stream).await?, peer).await
     }
 
-    async fn connect_http2(&self) -> Result<http2::Connected, ConnectError> {
+    async fn connect_http2(&self) -> Result<Box<Http2Connection>, ConnectError> {
         let Application::Unix { path } = &self.settings.application else {
             return self.dialed(|stream| self.http2_over(stream)).await;
         };
         let stream = dial::open_unix(path, self.settings.connect_timeout).await?;
-        http2::Connected::new(stream, None).await
+        Http2Connection::new(stream, None).await
     }
 
-    async fn http2_over(&self, stream: TcpStream) -> Result<http2::Connected, ConnectError> {
+    async fn http2_over(&self, stream: TcpStream) -> Result<Box<Http2Connection>, ConnectError> {
         let peer = stream.peer_addr().ok();
         dial::notice_loss(&stream)?;
         let Some(Tls { http2, name, .. }) = &self.tls else {
-            return http2::Connected::new(stream, peer).await;
+            return Http2Connection::new(stream, peer).await;
         };
         let stream = http2.connect(name.clone(), stream).await.map_err(no_protocol)?;
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Err(ConnectError::NotHttp2);
         }
-        http2::Connected::new(stream, peer).await
+        Http2Connection::new(stream, peer).await
     }
 
     /// Dials, and begins a connection over the stream. If that fails, tries another address: nothing

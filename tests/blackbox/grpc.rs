@@ -16,7 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::harness::certificates::authority;
 use crate::harness::peers::Peer;
 use crate::harness::upstream::write;
-use crate::harness::{Gateway, Step, h2, mint, within};
+use crate::harness::{Gateway, Step, h2, mint};
 
 /// A gateway in front of the service at this port.
 async fn gateway(port: &Value, more: &str) -> Gateway {
@@ -118,36 +118,31 @@ struct Service {
     port: u16,
     connections: Arc<AtomicUsize>,
     requests: Arc<AtomicUsize>,
-    /// Each request waits for one of these.
-    released: Arc<Semaphore>,
 }
 
 impl Service {
-    /// Permits this many requests at a time on a connection. With `once`, each connection takes one
-    /// request and is then closed in order.
-    async fn start(most: u32, once: bool, tls: Option<rustls::ServerConfig>) -> Self {
+    /// With `once`, each connection takes one request and is then closed in order.
+    async fn start(once: bool, tls: Option<rustls::ServerConfig>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let service = Self {
             port: listener.local_addr().unwrap().port(),
             connections: Arc::default(),
             requests: Arc::default(),
-            released: Arc::new(Semaphore::new(0)),
         };
         let (connections, requests) =
             (Arc::clone(&service.connections), Arc::clone(&service.requests));
-        let released = Arc::clone(&service.released);
         let tls = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 connections.fetch_add(1, Ordering::SeqCst);
-                let (requests, released) = (Arc::clone(&requests), Arc::clone(&released));
+                let requests = Arc::clone(&requests);
                 let tls = tls.clone();
                 tokio::spawn(async move {
                     match tls {
-                        None => serve(stream, most, once, requests, released).await,
+                        None => serve(stream, once, requests).await,
                         Some(tls) => {
                             let Ok(stream) = tls.accept(stream).await else { return };
-                            serve(stream, most, once, requests, released).await;
+                            serve(stream, once, requests).await;
                         }
                     }
                 });
@@ -159,15 +154,13 @@ impl Service {
 
 async fn serve(
     io: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-    most: u32,
     once: bool,
     requests: Arc<AtomicUsize>,
-    released: Arc<Semaphore>,
 ) {
     let answered = Arc::new(Semaphore::new(0));
     let ends = Arc::clone(&answered);
     let answer = move |request: http::Request<Incoming>| {
-        let (released, answered) = (Arc::clone(&released), Arc::clone(&answered));
+        let answered = Arc::clone(&answered);
         requests.fetch_add(1, Ordering::SeqCst);
         async move {
             let shown = format!(
@@ -177,7 +170,6 @@ async fn serve(
                 request.headers().get("connection")
             );
             let body = request.into_body().collect().await?.to_bytes();
-            released.acquire().await.unwrap().forget();
             answered.add_permits(1);
             let mut trailers = HeaderMap::new();
             trailers.insert("x-trailer", "end".parse().unwrap());
@@ -192,7 +184,6 @@ async fn serve(
     };
     let mut connection = std::pin::pin!(
         hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-            .max_concurrent_streams(most)
             .serve_connection(TokioIo::new(io), hyper::service::service_fn(answer))
     );
     tokio::select! {
@@ -212,8 +203,7 @@ fn config(scheme: &str, service: &Service, more: &str) -> String {
 
 #[tokio::test]
 async fn clients_of_http_1_reach_an_application_that_speaks_http_2() {
-    let service = Service::start(100, false, None).await;
-    service.released.add_permits(1000);
+    let service = Service::start(false, None).await;
     let gateway = Gateway::start(&config("http", &service, "")).await;
     for (method, body) in [("GET", ""), ("POST", "hello"), ("PUT", "")] {
         let mut request = gateway.request(method, "/a%20b?q=1").header("TE", "trailers");
@@ -225,8 +215,7 @@ async fn clients_of_http_1_reach_an_application_that_speaks_http_2() {
         assert_eq!((response.status, response.text()), (200, expected));
         assert_eq!(response.trailers, [("x-trailer".to_owned(), "end".to_owned())]);
     }
-    // One for the body, and one for the others.
-    assert_eq!(service.connections.load(Ordering::SeqCst), 2);
+    assert_eq!(service.connections.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
@@ -235,8 +224,7 @@ async fn http_2_is_chosen_by_alpn_over_tls() {
     for (alpn, status) in [("h2", 200), ("http/1.1", 502)] {
         let mut tls = certificate.server();
         tls.alpn_protocols = vec![alpn.as_bytes().to_vec()];
-        let service = Service::start(100, false, Some(tls)).await;
-        service.released.add_permits(10);
+        let service = Service::start(false, Some(tls)).await;
         let gateway = Gateway::setup(&config("https", &service, ", tls = { ca = 'ca.pem' }"))
             .file("ca.pem", &authority().pem)
             .start()
@@ -246,34 +234,8 @@ async fn http_2_is_chosen_by_alpn_over_tls() {
 }
 
 #[tokio::test]
-async fn requests_share_a_connection_up_to_the_limit_of_the_application() {
-    let service = Service::start(4, false, None).await;
-    service.released.add_permits(1);
-    let gateway = Gateway::start(&config("http", &service, "")).await;
-    // The first response comes after the application has said what it permits.
-    assert_eq!(gateway.get("/").send().await.status, 200);
-    let mut waiting = tokio::task::JoinSet::new();
-    for number in 0..8 {
-        let request = gateway.get(&format!("/{number}"));
-        waiting.spawn(async move { request.send().await.status });
-    }
-    within(async {
-        while service.requests.load(Ordering::SeqCst) < 9 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    assert_eq!(service.connections.load(Ordering::SeqCst), 2);
-    service.released.add_permits(8);
-    while let Some(status) = within(waiting.join_next()).await {
-        assert_eq!(status.unwrap(), 200);
-    }
-}
-
-#[tokio::test]
 async fn no_request_is_lost_when_the_application_closes_its_connection() {
-    let service = Service::start(100, true, None).await;
-    service.released.add_permits(1000);
+    let service = Service::start(true, None).await;
     let gateway = Gateway::start(&config("http", &service, "")).await;
     for round in 0..20 {
         assert_eq!(gateway.get("/").send().await.status, 200, "{round}");
@@ -286,8 +248,7 @@ async fn no_request_is_lost_when_the_application_closes_its_connection() {
 /// The connections of a process that crashes are reset, without GOAWAY.
 #[tokio::test]
 async fn a_request_is_sent_again_only_if_it_may_be_when_its_connection_is_reset() {
-    let service = Service::start(100, false, None).await;
-    service.released.add_permits(10);
+    let service = Service::start(false, None).await;
     for (method, body, status) in [("GET", "", 200), ("PUT", "", 200), ("POST", "x", 502)] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -331,27 +292,6 @@ async fn reset_at_request(stream: &mut tokio::net::TcpStream) {
     }
 }
 
-/// The connection is not silent meanwhile, which would end its use.
-#[tokio::test]
-async fn a_failed_exchange_does_not_disturb_the_others() {
-    let service = Service::start(100, false, None).await;
-    let gateway = Gateway::start(&config("http", &service, ", response_timeout = '1s'")).await;
-    let [one, two] = ["/one", "/two"].map(|path| tokio::spawn(gateway.get(path).send()));
-    within(async {
-        while service.requests.load(Ordering::SeqCst) < 2 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    service.released.add_permits(1);
-    let mut statuses = [one.await.unwrap().status, two.await.unwrap().status];
-    statuses.sort_unstable();
-    assert_eq!(statuses, [200, 504]);
-    service.released.add_permits(10);
-    assert_eq!(gateway.get("/next").send().await.status, 200);
-    assert_eq!(service.connections.load(Ordering::SeqCst), 1);
-}
-
 /// The error names the setting, however such an application reacts to HTTP/2.
 #[tokio::test]
 async fn an_application_that_speaks_only_http_1_is_reported() {
@@ -391,7 +331,7 @@ async fn an_application_without_http_2_over_tls_is_reported() {
     let mut tls = authority().issue(&["localhost", "127.0.0.1"]).server();
     for protocols in [vec![], vec![b"http/1.1".to_vec()]] {
         tls.alpn_protocols = protocols;
-        let service = Service::start(100, false, Some(tls.clone())).await;
+        let service = Service::start(false, Some(tls.clone())).await;
         let config = config("https", &service, ", tls = { ca = 'ca.pem' }");
         let gateway = Gateway::setup(&config).file("ca.pem", &authority().pem).start().await;
         gateway.get("/").send().await.is(502, "upstream_unreachable");

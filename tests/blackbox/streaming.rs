@@ -227,7 +227,6 @@ async fn responses_without_a_window_do_not_hold_up_others() {
     }
 }
 
-/// The application's connection carries the responses of all clients.
 #[tokio::test]
 async fn unread_responses_of_an_http_2_application_do_not_hold_up_others() {
     const CONNECTIONS: usize = 20;

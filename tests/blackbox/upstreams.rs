@@ -240,24 +240,3 @@ async fn only_one_request_waits_for_an_application_that_does_not_respond() {
         assert_eq!(gateway.get("/").send().await.status, 200);
     }
 }
-
-/// Over HTTP/2, requests wait for the one that connects. Its timeout counts once.
-#[tokio::test]
-async fn requests_that_share_an_attempt_to_connect_count_as_one() {
-    let (listener, _queued) = silent().await;
-    let address = listener.local_addr().unwrap();
-    let gateway = Gateway::start(&format!(
-        "server.workers = 1\nupstream.app = {{ url = 'http://{address}', http2 = true, connect_timeout = '1s' }}\n{PUBLIC}"
-    ))
-    .await;
-    for most in [504, 504, 504, 502] {
-        let mut answers = JoinSet::new();
-        for _ in 0..6 {
-            let request = gateway.get("/");
-            answers.spawn(async move { request.send().await.status });
-        }
-        let mut statuses = within(answers.join_all()).await;
-        statuses.sort_unstable();
-        assert_eq!(statuses, [most, most, most, most, most, 504]);
-    }
-}

@@ -72,11 +72,6 @@ impl ClientBody {
     pub fn has_unknown_length(&self) -> bool {
         self.0.as_ref().is_some_and(|streaming| streaming.upload.size_hint().exact().is_none())
     }
-
-    /// The announced number of bytes, if known.
-    pub fn announced(&self) -> Option<u64> {
-        self.0.as_ref().and_then(|streaming| streaming.upload.size_hint().exact())
-    }
 }
 
 impl HttpBody for ClientBody {
@@ -121,8 +116,7 @@ impl Streaming {
             return Poll::Pending;
         }
         let (frame, is_last) = match self.upload.poll_inner(cx) {
-            Poll::Ready(None) => return Poll::Ready(Some(Err(UploadFailure::Unwanted))),
-            Poll::Ready(Some(polled)) => polled,
+            Poll::Ready(polled) => polled,
             Poll::Pending => {
                 self.upload.awaits_client.store(true, Ordering::Release);
                 ready!(self.poll_idle(cx));

@@ -34,11 +34,6 @@ pub enum UpstreamFailure {
     /// No response head in time.
     #[error("the upstream did not respond within its response_timeout")]
     Timeout,
-    /// No response head in time, on an HTTP/2 connection that takes no requests.
-    #[error(
-        "the upstream permitted no requests on its HTTP/2 connection until response_timeout: its SETTINGS_MAX_CONCURRENT_STREAMS is 0, which should not last"
-    )]
-    NonePermitted,
     /// The exchange took too long.
     #[error("the exchange took longer than total_timeout")]
     Total,

@@ -26,18 +26,6 @@ pub(super) struct Attempt<'a> {
 }
 
 impl Health {
-    /// Whether an attempt could be permitted now, before waiting for one's turn to connect.
-    ///
-    /// # Errors
-    /// As [`attempt`](Self::attempt).
-    pub(super) fn check(&self) -> Result<(), ConnectError> {
-        let is_suspended = self.timeouts.load(Ordering::Relaxed) >= TIMEOUTS;
-        if is_suspended && self.is_probing.load(Ordering::Relaxed) {
-            return Err(ConnectError::Suspended);
-        }
-        Ok(())
-    }
-
     /// Permits an attempt.
     ///
     /// # Errors

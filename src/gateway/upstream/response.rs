@@ -11,14 +11,14 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use super::http2::Stream;
+use super::http2::Http2Connection;
 use super::{Connection, Idle, MAX_IDLE, Slot, Upstream};
 use crate::gateway::body::BodyError;
 use crate::gateway::headers::strip_trailers;
 use crate::gateway::upload::{IdleTimer, LONG_AFTER, Upload};
 
 /// The connection that a response is being read from. It is kept when the response ends, and closed
-/// when this is dropped before that. On HTTP/2, only the stream is closed then.
+/// when this is dropped before that.
 pub struct Lease {
     upstream: Arc<Upstream>,
     worker: usize,
@@ -37,10 +37,33 @@ struct Bounds {
     deadline: Option<Instant>,
 }
 
-/// What a response is read from.
+/// A connection, in the protocol that it was opened for.
 pub(super) enum Held {
     Http1(Box<Connection>),
-    Http2(Stream),
+    Http2(Box<Http2Connection>),
+}
+
+impl Held {
+    /// Whether it can carry no more requests.
+    pub(super) fn is_over(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.sender.is_closed(),
+            Self::Http2(connection) => connection.is_over(),
+        }
+    }
+
+    /// Whether it can carry one now.
+    pub(super) fn is_ready(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.sender.is_ready(),
+            Self::Http2(connection) => connection.sender.is_ready(),
+        }
+    }
+
+    /// Whether it has carried the whole of this upload.
+    fn has_carried(&self, upload: &Upload) -> bool {
+        upload.is_complete() && (matches!(self, Self::Http1(_)) || upload.is_written())
+    }
 }
 
 impl Lease {
@@ -87,13 +110,9 @@ impl Lease {
         if let Some(bounds) = &mut self.bounds {
             bounds.slot = None;
         }
-        let connection = match self.held.take() {
-            Some(Held::Http1(connection)) => connection,
-            Some(Held::Http2(stream)) => return stream.finish(),
-            None => return,
-        };
-        let is_whole = upload.is_none_or(Upload::is_complete);
-        if self.keep_for.is_zero() || connection.sender.is_closed() || !is_whole {
+        let Some(connection) = self.held.take() else { return };
+        let is_whole = upload.is_none_or(|upload| connection.has_carried(upload));
+        if self.keep_for.is_zero() || connection.is_over() || !is_whole {
             return;
         }
         let mut idle = self.upstream.idle(self.worker);
