@@ -160,6 +160,13 @@ impl Upstream {
         idle.len()
     }
 
+    /// Closes those of all workers.
+    pub fn sweep_all(&self) {
+        for worker in 0..self.idle.len() {
+            self.sweep(worker);
+        }
+    }
+
     /// Sends a request and waits for the response head.
     ///
     /// A kept connection may end while a request is in flight. The request is sent again if no byte

@@ -19,13 +19,16 @@ impl Retired {
         self.0.push(snapshot);
     }
 
-    /// Drops those that nothing else uses.
+    /// Drops those that nothing else uses, and closes the idle connections of the others.
     pub(super) fn drop_unused(&mut self) {
         let unused: Vec<_> =
             self.0.extract_if(.., |snapshot| Arc::strong_count(snapshot) == 1).collect();
         if !unused.is_empty() {
             // Without a thread, the closure is dropped here, and the snapshots with it.
             let _ = start_helper_thread(move || drop(unused));
+        }
+        for upstream in self.0.iter().flat_map(|snapshot| &snapshot.upstreams) {
+            upstream.sweep_all();
         }
     }
 }
