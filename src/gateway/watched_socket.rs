@@ -145,7 +145,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> WatchedSocket<T> {
         write: impl FnOnce(Pin<&mut T>) -> Poll<io::Result<R>>,
     ) -> Poll<io::Result<R>> {
         if self.write_failed {
-            return Poll::Pending;
+            // h2 waits for its last frames to be written before it reports the end.
+            let error = || Err(io::ErrorKind::BrokenPipe.into());
+            return if self.has_ended { Poll::Ready(error()) } else { Poll::Pending };
         }
         match write(Pin::new(self.io.get_mut())) {
             Poll::Ready(Err(error)) if !self.has_ended => {
@@ -280,6 +282,7 @@ mod tests {
         let mut received = Vec::new();
         near.read_to_end(&mut received).await.unwrap_err();
         assert_eq!(received, b"enough");
+        near.write_all(b"more").await.unwrap_err();
     }
 
     #[tokio::test]
