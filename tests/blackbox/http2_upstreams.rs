@@ -38,8 +38,13 @@ async fn a_request_is_sent_three_times_at_most() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gateway = Gateway::start(&config_for(&listener)).await;
     let application = tokio::spawn(async move {
-        for _ in 0..3 {
-            next_request(&mut accept(&listener, &[]).await).await;
+        for is_reset in [false, true, false] {
+            let mut stream = accept(&listener, &[]).await;
+            let request = next_request(&mut stream).await;
+            if is_reset {
+                // Without an error.
+                stream.write_all(&frame(RST_STREAM, 0, request, &[0; 4])).await.unwrap();
+            }
         }
         answer_all(accept(&listener, &[]).await);
     });

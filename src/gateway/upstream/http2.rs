@@ -165,6 +165,8 @@ impl Lost {
             // h2 reports one that was received only for the streams after its last one.
             Some(cause) if cause.is_go_away() && cause.is_remote() => Some(Self::Refused),
             Some(cause) if cause.is_go_away() => Some(Self::Connection),
+            // So some applications end the streams of a connection that they close.
+            Some(cause) if cause.reason() == Some(h2::Reason::NO_ERROR) => Some(Self::Connection),
             Some(cause) if cause.reason() == Some(h2::Reason::REFUSED_STREAM) => {
                 Some(Self::Refused)
             }
