@@ -46,6 +46,14 @@ const GOAWAY_TIMEOUT: Duration = Duration::from_secs(5);
 /// time counts from the opening of the connection or from its last response.
 const IN_FLIGHT: Duration = Duration::from_secs(1);
 
+/// The number of bytes that an HTTP/2 client may send of an upload ahead of the application.
+const UPLOAD_WINDOW: u32 = 512 * 1024;
+
+/// The same for all uploads of a connection. h2 ends a connection whose unread frames are many and
+/// small, by a measure that grows with this: an upload in frames of 30 bytes, as the shortest
+/// messages of gRPC, does not reach it.
+const ALL_UPLOADS_WINDOW: u32 = 16 * UPLOAD_WINDOW;
+
 /// The maximum number of concurrent streams on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 100;
 
@@ -261,7 +269,10 @@ impl ConnectionContext {
         builder
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(20));
-        builder.max_send_buf_size(MAX_UNSENT);
+        builder
+            .max_send_buf_size(MAX_UNSENT)
+            .initial_stream_window_size(UPLOAD_WINDOW)
+            .initial_connection_window_size(ALL_UPLOADS_WINDOW);
         let context = Arc::<Self>::from(self);
         let (answering, watching) = (Arc::clone(&context), Arc::clone(&stalls));
         let service = service_fn(move |request: Request<Incoming>| {

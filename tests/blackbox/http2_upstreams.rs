@@ -346,28 +346,36 @@ async fn small_frames_that_the_client_does_not_read_do_not_end_a_response() {
         let mut stream = accept(&listener, &[]).await;
         let request = next_request(&mut stream).await;
         stream.write_all(&frame(HEADERS, END_HEADERS, request, OK)).await.unwrap();
-        let events = frame(DATA, 0, request, EVENT).repeat(FRAMES);
-        stream.write_all(&events).await.unwrap();
-        // PING: once it is answered, the gateway has all of them.
-        stream.write_all(&frame(PING, 0, 0, &[0; 8])).await.unwrap();
-        while next_frame(&mut stream).await.0 != PING {}
+        stream.write_all(&frame(DATA, 0, request, EVENT).repeat(FRAMES)).await.unwrap();
+        has_arrived(&mut stream).await;
         stream
     });
-    // An INITIAL_WINDOW_SIZE of 0.
-    let mut client = TcpStream::connect(gateway.address()).await.unwrap();
-    let head = [&[0x82, 0x86, 0x84, 0x41, 8][..], b"app.test"].concat();
-    let begin = [
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        &*frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]),
-        &*frame(HEADERS, END, 1, &head),
-    ];
-    client.write_all(&begin.concat()).await.unwrap();
+    let mut client = begin(&gateway, &[0, 4, 0, 0, 0, 0]).await;
+    client.write_all(&frame(HEADERS, END, 1, GET)).await.unwrap();
     let mut stream = within(application).await.unwrap();
     stream.write_all(&frame(DATA, 1, 1, b"")).await.unwrap();
-    for of in [0, 1] {
-        client.write_all(&frame(WINDOW_UPDATE, 0, of, &[0, 16, 0, 0])).await.unwrap();
-    }
+    grant(&mut client, 1).await;
     within(next_bytes(&mut client, 1, FRAMES * EVENT.len())).await;
+}
+
+/// As a stream of gRPC with short messages.
+#[tokio::test]
+async fn small_frames_that_the_application_does_not_read_do_not_end_the_connection() {
+    const FRAMES: usize = 17_000;
+    const MESSAGE: &[u8] = b"a gRPC message is 5 longer, so";
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = Gateway::start(&config_for(&listener)).await;
+    let mut client = begin(&gateway, &[]).await;
+    client.write_all(&frame(HEADERS, END_HEADERS, 1, POST)).await.unwrap();
+    let mut stream = accept(&listener, &[0, 4, 0, 0, 0, 0]).await;
+    let request = within(next_request(&mut stream)).await;
+    client.write_all(&frame(DATA, 0, 1, MESSAGE).repeat(FRAMES)).await.unwrap();
+    within(has_arrived(&mut client)).await;
+    grant(&mut stream, request).await;
+    within(next_bytes(&mut stream, request, FRAMES * MESSAGE.len())).await;
+    client.write_all(&frame(DATA, 1, 1, b"")).await.unwrap();
+    stream.write_all(&frame(HEADERS, END, request, OK)).await.unwrap();
+    assert_eq!(within(next_request(&mut client)).await, 1, "a response");
 }
 
 /// Sends the head and the first two bytes of a request with a body of this length.
@@ -398,6 +406,30 @@ async fn requests(gateway: &Gateway, count: usize) -> JoinSet<u16> {
         async move { client.send(h2::get("http://app.test/")).await.status }
     };
     (0..count).map(request).collect()
+}
+
+/// A connection of a client, begun with these settings.
+async fn begin(gateway: &Gateway, settings: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(gateway.address()).await.unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    stream.write_all(&frame(SETTINGS, 0, 0, settings)).await.unwrap();
+    while within(next_frame(&mut stream)).await.0 != SETTINGS {}
+    // Those of the gateway are in force once they are acknowledged.
+    stream.write_all(&frame(SETTINGS, 1, 0, &[])).await.unwrap();
+    stream
+}
+
+/// Waits until the gateway has read everything that was written here.
+async fn has_arrived(stream: &mut TcpStream) {
+    stream.write_all(&frame(PING, 0, 0, &[0; 8])).await.unwrap();
+    while next_frame(stream).await.0 != PING {}
+}
+
+/// Accepts a mebibyte more of this stream, and of its connection.
+async fn grant(stream: &mut TcpStream, id: u32) {
+    for id in [0, id] {
+        stream.write_all(&frame(WINDOW_UPDATE, 0, id, &[0, 16, 0, 0])).await.unwrap();
+    }
 }
 
 /// A connection, begun with these settings.
@@ -480,6 +512,10 @@ const REFUSED_STREAM: u32 = 7;
 
 /// `:status: 200`, in the static table of HPACK.
 const OK: &[u8] = &[0x88];
+
+/// `:method`, `:scheme`, `:path` and `:authority`, likewise.
+const GET: &[u8] = b"\x82\x86\x84\x41\x08app.test";
+const POST: &[u8] = b"\x83\x86\x84\x41\x08app.test";
 
 /// The end of the head.
 const END_HEADERS: u8 = 4;
