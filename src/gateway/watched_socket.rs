@@ -8,7 +8,7 @@
 //!
 //! An application may reject a request early (413, 401): it responds and closes in the middle of an
 //! upload. From then on, writes fail while the response waits in the socket to be read (RFC 9112
-//! §9.5), and hyper gives up a connection when a write fails. So a failed write stays pending here,
+//! §9.5), and hyper gives up a connection when a write fails. So a failed write is held back here,
 //! and the reader gets the response first, then the reason why the connection ended.
 
 use std::io::{self, IoSlice};
@@ -76,7 +76,7 @@ impl SocketState {
         self.0.has_received.load(Ordering::Relaxed)
     }
 
-    /// Whether the application has closed the connection.
+    /// Whether the application has closed the connection, or accepts no more on it.
     pub(super) fn has_ended(&self) -> bool {
         self.0.has_ended.load(Ordering::Relaxed)
     }
@@ -91,15 +91,15 @@ impl SocketState {
 /// A stream that notes when bytes are read from it, and reads at most [`MAX_READ`] bytes at once.
 ///
 /// Its writes do not fail as long as there may be something to read. When the peer accepts no more,
-/// writes stay pending, and the error is reported at the end of what the peer has sent.
+/// the error is reported at the end of what the peer has sent.
 #[derive(Debug)]
 pub(super) struct WatchedSocket<T> {
     io: Take<T>,
     state: SocketState,
     /// Whether a write has failed.
     write_failed: bool,
-    /// How late the end of what the peer sent is reported.
-    delay: Duration,
+    /// Whether h2 uses it.
+    is_http2: bool,
     /// The end, until it is reported.
     end: Option<End>,
     /// Whether it was reported that the peer sends no more.
@@ -123,39 +123,44 @@ impl<T: AsyncRead> WatchedSocket<T> {
             io,
             state,
             write_failed: false,
-            delay: Duration::ZERO,
+            is_http2: false,
             end: None,
             has_ended: false,
             write_error: None,
         }
     }
 
-    /// Reports the end of what the peer sent a moment later. h2 drops what it has read of whole
-    /// responses, and has not passed on, when it learns that their connection has ended.
-    pub(super) fn ending_late(io: T, state: SocketState) -> Self {
-        Self { delay: DELAY, ..Self::new(io, state) }
+    /// For h2. The end of what the peer sent is reported a moment later: when h2 learns that a
+    /// connection has ended, it drops what it has read of whole responses and not passed on.
+    pub(super) fn for_http2(io: T, state: SocketState) -> Self {
+        Self { is_http2: true, ..Self::new(io, state) }
     }
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> WatchedSocket<T> {
-    /// Writes, unless a write has failed. Leaves a failed one pending while there may be something
-    /// to read. The task that writes also reads, and is woken by that: no other waker is needed.
+    /// Writes. If that fails, nothing more can be sent, and the connection carries no other request.
+    /// While there may be something to read, the failed write and later ones stay pending: the task
+    /// that writes also reads, and is woken by that. h2 reads only while it can write, so its bytes
+    /// are dropped instead, and `dropped` is the result.
     fn hold_error<R>(
         &mut self,
+        dropped: R,
         write: impl FnOnce(Pin<&mut T>) -> Poll<io::Result<R>>,
     ) -> Poll<io::Result<R>> {
-        if self.write_failed {
-            // h2 waits for its last frames to be written before it reports the end.
-            let error = || Err(io::ErrorKind::BrokenPipe.into());
-            return if self.has_ended { Poll::Ready(error()) } else { Poll::Pending };
-        }
-        match write(Pin::new(self.io.get_mut())) {
-            Poll::Ready(Err(error)) if !self.has_ended => {
-                self.write_failed = true;
-                self.write_error = Some(error);
-                Poll::Pending
+        if !self.write_failed {
+            match write(Pin::new(self.io.get_mut())) {
+                Poll::Ready(Err(error)) if !self.has_ended => {
+                    self.state.0.has_ended.store(true, Ordering::Relaxed);
+                    self.write_failed = true;
+                    self.write_error = Some(error);
+                }
+                other => return other,
             }
-            other => other,
+        }
+        match (self.has_ended, self.is_http2) {
+            (true, _) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            (false, true) => Poll::Ready(Ok(dropped)),
+            (false, false) => Poll::Pending,
         }
     }
 
@@ -183,7 +188,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for WatchedSocket<T> {
                 return Poll::Ready(polled);
             }
             self.state.0.has_ended.store(true, Ordering::Relaxed);
-            let at = (!self.delay.is_zero()).then(|| Box::pin(sleep(self.delay)));
+            let at = self.is_http2.then(|| Box::pin(sleep(DELAY)));
             self.end = Some(End { at, how: polled });
         }
         if let Some(End { at: Some(at), .. }) = &mut self.end {
@@ -202,7 +207,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WatchedSocket<T> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.state.note_write(&[IoSlice::new(buf)]);
-        let written = self.hold_error(|io| io.poll_write(cx, buf));
+        let written = self.hold_error(buf.len(), |io| io.poll_write(cx, buf));
         self.note_if_full(&written);
         written
     }
@@ -213,7 +218,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WatchedSocket<T> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.state.note_write(bufs);
-        let written = self.hold_error(|io| io.poll_write_vectored(cx, bufs));
+        let length = bufs.iter().map(|buf| buf.len()).sum();
+        let written = self.hold_error(length, |io| io.poll_write_vectored(cx, bufs));
         self.note_if_full(&written);
         written
     }
@@ -224,7 +230,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WatchedSocket<T> {
 
     /// TLS writes what it has buffered here.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = self.hold_error(|io| io.poll_flush(cx));
+        let flushed = self.hold_error((), |io| io.poll_flush(cx));
         self.state.0.is_full.store(flushed.is_pending(), Ordering::Relaxed);
         flushed
     }
@@ -235,7 +241,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WatchedSocket<T> {
     }
 }
 
-/// How late an end is reported, if at all.
+/// How late an end is reported to h2.
 const DELAY: Duration = Duration::from_millis(50);
 
 /// Heads up to this length need no new memory on the same connection, in bytes.
@@ -302,6 +308,27 @@ mod tests {
         let write = near.write_all(b"GET /b HTTP/1.1\r\n\r\n");
         tokio::time::timeout(Duration::from_millis(50), write).await.unwrap_err();
         assert_eq!(state.head(), b"GET /b HTTP/1.1\r\n\r\n");
+    }
+
+    /// h2 would wait for good: it reads only while it can write.
+    #[tokio::test]
+    async fn what_h2_writes_is_dropped_until_the_end_was_read() {
+        let (near, mut far) = pair().await;
+        let mut near = WatchedSocket::for_http2(near.io.into_inner(), SocketState::default());
+        far.write_all(b"enough").await.unwrap();
+        near.write_all(b"unread").await.unwrap();
+        far.readable().await.unwrap();
+        drop(far);
+        while !near.write_failed {
+            near.write_all(&[0; 4096]).await.unwrap();
+        }
+        near.write_all(&[0; 4096]).await.unwrap();
+        near.flush().await.unwrap();
+        assert!(near.state.has_ended());
+        let mut received = Vec::new();
+        near.read_to_end(&mut received).await.unwrap_err();
+        assert_eq!(received, b"enough");
+        near.write_all(b"more").await.unwrap_err();
     }
 
     /// As in a tunnel of which one direction has ended.

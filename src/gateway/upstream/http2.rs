@@ -51,7 +51,7 @@ impl Http2Connection {
         peer: Option<SocketAddr>,
     ) -> Result<Box<Self>, ConnectError> {
         let socket = SocketState::default();
-        let io = WatchedSocket::ending_late(io, socket.clone());
+        let io = WatchedSocket::for_http2(io, socket.clone());
         let begins_as_http1 = Arc::<AtomicUsize>::default();
         let noted = Arc::clone(&begins_as_http1);
         let mut is_decided = false;
