@@ -294,7 +294,7 @@ fn the_default_file_passes_its_own_check() {
     limits of route `auth`:
       each account: 5 failed logins a minute (built in)
       each session: 4 wrong current passwords a minute (built in)
-      each address: 5 logins, 5 registrations, 5 mails, 5 mailed links, 10 current passwords, 10 new tokens, 60 returns from a login provider and 60 refreshes a minute (built in)
+      each address: 5 logins, 5 registrations, 5 mails, 5 mailed links, 10 current passwords, 10 new tokens, 60 pages of mailed links, 60 returns from a login provider and 60 refreshes a minute (built in)
     ");
     assert!(!folder.path().join("portcullis.secret").exists(), "`check` makes no files");
 }

@@ -23,6 +23,7 @@ pub struct Budgets {
     refresh: Arc<Limit>,
     mail: Arc<Limit>,
     link: Arc<Limit>,
+    link_page: Arc<Limit>,
     password: Arc<Limit>,
     session: Arc<Limit>,
     token: Arc<Limit>,
@@ -43,6 +44,7 @@ impl Default for Budgets {
             refresh: limit("identity-refresh", many, Count::All),
             mail: limit("identity-mail", few, Count::All),
             link: limit("identity-link", few, Count::All),
+            link_page: limit("identity-link-page", many, Count::All),
             password: limit("identity-password", several, Count::All),
             session: limit("identity-password-session", fewer, Count::Failures),
             token: limit("identity-token", several, Count::All),
@@ -71,6 +73,7 @@ impl Budgets {
             Budget::Refresh => &self.refresh,
             Budget::Mail => &self.mail,
             Budget::Link => &self.link,
+            Budget::LinkPage => &self.link_page,
             Budget::Callback => &self.callback,
         };
         Some((Arc::clone(limit), limit.take_client(client)))
@@ -148,20 +151,21 @@ impl Budgets {
             None => {}
         }
         lines.push(
-            "each address: 5 logins, 5 registrations, 5 mails, 5 mailed links, 10 current passwords, 10 new tokens, 60 returns from a login provider and 60 refreshes a minute (built in)"
+            "each address: 5 logins, 5 registrations, 5 mails, 5 mailed links, 10 current passwords, 10 new tokens, 60 pages of mailed links, 60 returns from a login provider and 60 refreshes a minute (built in)"
                 .to_owned(),
         );
         lines
     }
 
     /// Every limit.
-    pub fn all(&self) -> [&Arc<Limit>; 11] {
+    pub fn all(&self) -> [&Arc<Limit>; 12] {
         [
             &self.login,
             &self.register,
             &self.refresh,
             &self.mail,
             &self.link,
+            &self.link_page,
             &self.password,
             &self.session,
             &self.token,

@@ -137,6 +137,8 @@ pub enum Budget {
     Mail,
     /// Mailed links that are used.
     Link,
+    /// Pages that a mailed link leads to, each of which looks it up.
+    LinkPage,
     /// Attempts at the current password, or at a code.
     CurrentPassword,
     /// Personal access tokens that are made.
@@ -150,7 +152,7 @@ impl Budget {
     pub fn names_account(self) -> bool {
         match self {
             Self::Login | Self::Register | Self::Mail | Self::CurrentPassword => true,
-            Self::Refresh | Self::Link | Self::Token | Self::Callback => false,
+            Self::Refresh | Self::Link | Self::LinkPage | Self::Token | Self::Callback => false,
         }
     }
 }

@@ -460,6 +460,35 @@ async fn too_many_logins_are_explained() {
     }
 }
 
+/// Anybody can request these pages with any token, and each looks it up.
+#[tokio::test]
+async fn the_pages_of_mailed_links_are_counted() {
+    let gateway = Gateway::start(&SITE.replace(", limit = 'wide'", "")).await;
+    let paths = ["/auth/password/reset", "/auth/email/verify", "/auth/email/change"];
+    let mut paths = paths.iter().map(|path| format!("{path}?token=x")).cycle();
+    let mut next = async || page(&gateway, &paths.next().unwrap(), "").await;
+    for _ in 0..60 {
+        assert_eq!(next().await.status, 400);
+    }
+    // The budget grows back while it is used.
+    let limited = within(async {
+        loop {
+            let response = next().await;
+            if response.status != 400 {
+                return response;
+            }
+        }
+    })
+    .await;
+    assert_eq!(limited.status, 429, "{limited:?}");
+    assert!(limited.header("retry-after").is_some() && limited.text().contains("Try again in"));
+    let link = [("token", "x"), ("password", PASSWORD)];
+    assert_eq!(post(&gateway, "/auth/password/reset", &link).await.status, 400);
+    let metric =
+        gateway.metric_value("portcullis_rate_limited_total", &["limit=\"identity-link-page\""]);
+    assert_eq!(metric.await, Some(1.0));
+}
+
 #[tokio::test]
 async fn sessions_are_listed_and_ended() {
     let gateway = Gateway::start(SITE).await;

@@ -24,6 +24,11 @@ const fn page(
     }
 }
 
+/// A page that a mailed link leads to. It looks the link up, so it is counted.
+const fn page_of_link(path: &'static str, shown: Page, summary: &'static str) -> Endpoint {
+    Endpoint { budget: Some(Budget::LinkPage), ..page(path, shown, CallerNeeded::No, summary) }
+}
+
 /// A form of the account page, for what programs do in another way.
 const fn form(
     path: &'static str,
@@ -82,10 +87,9 @@ pub static ENDPOINTS: [Endpoint; 24] = [
         CallerNeeded::No,
         "The page that requests a reset link.",
     ),
-    page(
+    page_of_link(
         "/password/reset",
         Page::Reset,
-        CallerNeeded::No,
         "The page that a mailed link leads to, with `token`.",
     ),
     page(
@@ -94,16 +98,14 @@ pub static ENDPOINTS: [Endpoint; 24] = [
         CallerNeeded::Yes,
         "The page that changes the password.",
     ),
-    page(
+    page_of_link(
         "/email/verify",
         Page::VerifyEmail,
-        CallerNeeded::No,
         "The page that a mailed link leads to, with `token`.",
     ),
-    page(
+    page_of_link(
         "/email/change",
         Page::ChangeEmail,
-        CallerNeeded::No,
         "The page that a link to a new address leads to, with `token`.",
     ),
     Endpoint {
