@@ -98,11 +98,12 @@ impl Online<'_> {
         }
         let mut stale = None;
         loop {
-            let device = || Device::new(access.client.ip(), access.headers);
+            let client = access.client.ip();
+            let device = || Device::new(client, access.headers);
             let outcome = if self.renews {
                 identity.renew(cookie, stale.as_ref(), device, policy).await
             } else {
-                identity.lend(cookie, stale.as_ref(), policy).await
+                identity.lend(cookie, stale.as_ref(), client, policy).await
             };
             let renewed = match outcome {
                 Ok(renewed) => renewed,

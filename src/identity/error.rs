@@ -159,7 +159,10 @@ impl IdentityError {
             Self::NoCaller | Self::NothingToEnd(_) => Reason::CredentialsMissing,
             Self::TokenRevoked => Reason::TokenRevoked,
             Self::Limited { .. } => Reason::RateLimited,
-            Self::Overloaded(_) | Self::MailFull(_) | Self::TooManyRenewals => Reason::Overloaded,
+            Self::Overloaded(_)
+            | Self::MailFull(_)
+            | Self::TooManyRenewals
+            | Self::Store(StoreError::TooManyReads) => Reason::Overloaded,
             Self::Store(_) | Self::Keys(_) | Self::Stopping => Reason::StoreUnavailable,
         }
     }

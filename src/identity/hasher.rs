@@ -18,9 +18,9 @@ use tokio::sync::oneshot;
 
 use super::email::Email;
 use super::password::{Password, StoredHash};
-use super::queue::{Queue, Queued};
 use super::strength::{RejectedPassword, check_strength};
 use super::turns::{Turn, Turns};
+use crate::limit::{Queue, Queued};
 use crate::priority::lower_priority;
 
 /// Hashes and verifies passwords. Clones share the threads, which end when the last clone is

@@ -47,7 +47,6 @@ pub mod policy;
 mod programs;
 pub mod provider;
 mod provider_endpoints;
-mod queue;
 mod renewals;
 pub mod request;
 pub mod return_to;
@@ -96,7 +95,7 @@ use self::turns::Turns;
 use crate::clock::{Clock, SettledTime};
 use crate::redis::Redis;
 use crate::revocation::Revocations;
-use crate::store::{Feed, Presence, Store, StoreError};
+use crate::store::{Feed, Presence, Store, StoreError, for_client};
 use crate::telemetry::metrics::Metrics;
 use crate::token::LiveKeys;
 
@@ -201,6 +200,7 @@ impl Identity {
         policy: Arc<Policy>,
     ) -> Result<Response<Bytes>, Box<Refused>> {
         let identity = Arc::clone(self);
+        let client = request.client;
         let work = async move {
             let outcome = identity.act(&request, &policy).await?;
             Ok(if request.is_for_people() {
@@ -211,7 +211,7 @@ impl Identity {
         };
         let answered = self
             .tasks
-            .spawn_on(work, &self.background)
+            .spawn_on(for_client(client, work), &self.background)
             .await
             .unwrap_or_else(|_| Err(IdentityError::Stopping.into()));
         if let Err(Refused { error: IdentityError::Store(error), .. }) = &answered {

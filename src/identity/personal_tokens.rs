@@ -23,7 +23,7 @@ use super::session::{Ended, scope};
 use super::turns::{Turn, Turns};
 use super::{Identity, is_unconfirmed};
 use crate::revocation::{Revocations, row};
-use crate::store::{AccountRow, AddedToken, PersonalTokenRow, Store, StoreError};
+use crate::store::{AccountRow, AddedToken, PersonalTokenRow, Store, StoreError, for_client};
 use crate::token::{Revocation, RevokedBy, Scope};
 
 /// All personal access tokens.
@@ -171,7 +171,7 @@ impl Identity {
             let now = identity.clock.unix_seconds();
             identity.personal_tokens.look_up(&token, &policy, now).await
         };
-        let found = self.tasks.spawn_on(work, &self.background).await;
+        let found = self.tasks.spawn_on(for_client(client, work), &self.background).await;
         let found = found.unwrap_or(Err(Unusable::Store(StoreError::Closed)));
         if let Err(Unusable::Store(error)) = &found {
             self.store.record_failure(error);

@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use super::error::IdentityError;
 use super::session::{Device, Presenter, RefreshError, RefreshToken};
 use super::turns::Turn;
 use super::{Identity, Policy};
+use crate::store::for_client;
 
 /// A session with a new access token.
 pub struct Renewed {
@@ -98,10 +100,10 @@ impl Identity {
         let work = || {
             let (identity, policy) = (Arc::clone(self), Arc::clone(policy));
             let (cookie, device) = (cookie.to_owned(), device());
-            async move {
+            for_client(device.address, async move {
                 let _turn = identity.turn_to_renew(token).await?;
                 identity.renew_now(&cookie, presenter, &device, &policy).await
-            }
+            })
         };
         let shared_for = policy.refresh_reuse_interval;
         self.share(&self.renewals.rotated, token, stale, shared_for, work).await
@@ -117,16 +119,17 @@ impl Identity {
         self: &Arc<Self>,
         cookie: &str,
         stale: Option<&Arc<Renewed>>,
+        client: IpAddr,
         policy: &Arc<Policy>,
     ) -> Outcome {
         let token = self.sessions.parse(cookie).ok_or(NotRenewed::Ended)?;
         let work = || {
             let (identity, policy) = (Arc::clone(self), Arc::clone(policy));
             let cookie = cookie.to_owned();
-            async move {
+            for_client(client, async move {
                 let _turn = identity.turn_to_renew(token).await?;
                 identity.lend_now(&cookie, token, &policy).await
-            }
+            })
         };
         self.share(&self.renewals.lent, token, stale, policy.access_token_ttl, work).await
     }

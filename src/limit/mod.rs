@@ -34,11 +34,13 @@ use governor::nanos::Nanos;
 use governor::{Quota, RateLimiter};
 
 pub use self::live::{LiveGateways, Place};
+pub use self::queue::{Queue, Queued};
 pub use self::shared::{Budget, Returned, SharedStore, Unavailable, Verdict};
 use self::shared::{Elsewhere, Sharing};
 use self::store::{Asked, Key, Store};
 
 mod live;
+mod queue;
 mod shared;
 mod store;
 

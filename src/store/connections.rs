@@ -20,6 +20,7 @@ use sqlx::{Any, AnyPool, AssertSqlSafe, Executor, FromRow, Transaction};
 
 use super::files::{DatabaseFiles, OpenFiles};
 use super::identity::DatabaseIdentity;
+use super::reads::Reads;
 use super::{StoreError, sqlite};
 
 /// Clones share the connections.
@@ -57,6 +58,8 @@ pub(super) struct Engine {
 #[derive(Clone, Debug)]
 pub(super) struct Statements {
     pub(super) engine: Engine,
+    /// Whose read is next.
+    pub(super) reads: Reads,
     /// Set once the database is open.
     identity: Arc<OnceLock<DatabaseIdentity>>,
 }
@@ -64,7 +67,7 @@ pub(super) struct Statements {
 impl Statements {
     /// Runs statements on a database that is not open yet.
     pub(super) fn new(engine: Engine) -> Self {
-        Self { engine, identity: Arc::default() }
+        Self { engine, reads: Reads::new(), identity: Arc::default() }
     }
 
     /// Waits for an answer, but not forever: a server that was stopped never gives one. If a statement
@@ -125,7 +128,8 @@ impl Connections {
         Row: Send + Unpin + for<'row> FromRow<'row, AnyRow>,
     {
         let begin = self.statements.engine.begin_reading;
-        self.statements.fetch(&self.readers, begin, statement).await
+        let reading = self.statements.fetch(&self.readers, begin, statement);
+        self.statements.reads.take_turns(&self.readers, reading).await
     }
 
     /// Reads all rows of a statement as they are.
@@ -141,7 +145,8 @@ impl Connections {
             transaction.commit().await?;
             Ok(rows)
         };
-        self.statements.bounded(reading).await
+        let reading = self.statements.bounded(reading);
+        self.statements.reads.take_turns(&self.readers, reading).await
     }
 
     /// Reads the first row of a statement that returns few.

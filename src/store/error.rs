@@ -165,6 +165,9 @@ pub enum StoreError {
         /// Unix seconds.
         until: i64,
     },
+    /// The client has more reads waiting than the database answers in time.
+    #[error("the client has too many requests at once that read from the database")]
+    TooManyReads,
     /// The process is about to end.
     #[error("the gateway is shutting down")]
     Closed,

@@ -1,6 +1,7 @@
 //! Several gateways on one PostgreSQL database, directly and through a pooler, and a database that
 //! is away, slow, restarted or behind.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -370,4 +371,45 @@ async fn a_file_is_copied_to_a_server_and_sessions_go_on() {
         (&json!("postgresql"), &json!(1), &json!(1), &json!(2)),
         "{status}"
     );
+}
+
+/// A stranger sends many requests that read, and the first ones keep all connections.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_requests_of_one_client_do_not_hold_up_the_others() {
+    let Some(server) = PostgresServer::start() else { return };
+    let url = server.create_database("app");
+    let gateway = Arc::new(setup(&url, "", KEY).start().await);
+    gateway.register("ann@example.com").await;
+    let access = gateway.login("ann@example.com").await.access;
+    let lock = "BEGIN; LOCK TABLE mail_links IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(60)";
+    let mut locking = server.command("psql").args([&url, "-qc", lock]).spawn().unwrap();
+    let end = |which: &str| {
+        let ending = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event";
+        server.sql("app", &format!("{ending}{which} LIMIT 1")) == "t"
+    };
+    let count = |which: &str| {
+        server.sql("app", &format!("SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event{which}"))
+    };
+    while count(" = 'PgSleep'") != "1" {}
+    let send = |client: &'static str, path: &'static str| {
+        let (gateway, access) = (Arc::clone(&gateway), access.clone());
+        let request = move || gateway.get(path).header("X-Forwarded-For", client).bearer(&access);
+        tokio::spawn(async move { request().send().await.status })
+    };
+    let flood: Vec<_> =
+        (0..60).map(|_| send("192.0.2.1", "/auth/password/reset?token=x")).collect();
+    while count("_type = 'Lock'") != "3" {}
+    let me = send("198.51.100.1", "/auth/me");
+    // Each connection that ends makes room for one request.
+    let mut ended = 0;
+    while !me.is_finished() {
+        ended += u32::from(end("_type = 'Lock'"));
+    }
+    assert_eq!(me.await.unwrap(), 200);
+    assert!(ended < 30, "{ended}");
+    assert!(end(" = 'PgSleep'"));
+    for request in flood {
+        request.await.unwrap();
+    }
+    locking.wait().unwrap();
 }

@@ -10,11 +10,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::limit::behind_translator;
+use super::behind_translator;
 
 /// A queue of at most `most` jobs.
 #[derive(Debug)]
-pub(super) struct Queue<T> {
+pub struct Queue<T> {
     most: usize,
     state: Mutex<State<T>>,
     changed: Condvar,
@@ -43,7 +43,7 @@ struct Prefix {
 
 /// What happened to a job that was to be queued.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Queued<T> {
+pub enum Queued<T> {
     /// It waits.
     Waits,
     /// It waits, in the place of this one.
@@ -53,7 +53,8 @@ pub(super) enum Queued<T> {
 }
 
 impl<T> Queue<T> {
-    pub(super) fn new(most: usize) -> Self {
+    /// An empty queue.
+    pub fn new(most: usize) -> Self {
         let state = State {
             waiting: BTreeMap::new(),
             counts: HashMap::new(),
@@ -64,7 +65,7 @@ impl<T> Queue<T> {
     }
 
     /// Queues a job for a client.
-    pub(super) fn push(&self, client: IpAddr, job: T) -> Queued<T> {
+    pub fn push(&self, client: IpAddr, job: T) -> Queued<T> {
         let client = Client::of(client);
         let mut state = self.state();
         let rank = state.rank(client);
@@ -81,8 +82,13 @@ impl<T> Queue<T> {
         last.map_or(Queued::Waits, Queued::InPlaceOf)
     }
 
+    /// The next job, if one waits.
+    pub fn try_pop(&self) -> Option<T> {
+        self.state().remove_first()
+    }
+
     /// Waits for a job. `None`: the queue was closed and is empty.
-    pub(super) fn pop(&self) -> Option<T> {
+    pub fn pop(&self) -> Option<T> {
         let mut state = self.state();
         loop {
             if let Some(job) = state.remove_first() {
@@ -96,7 +102,7 @@ impl<T> Queue<T> {
     }
 
     /// Ends the wait of every [`pop`](Self::pop), once the queue is empty.
-    pub(super) fn close(&self) {
+    pub fn close(&self) {
         self.state().is_closed = true;
         self.changed.notify_all();
     }
