@@ -243,7 +243,7 @@ impl Outbox {
             let (kind, _) = kind_and_account(&queued);
             tracing::error!(target: AUDIT, kind, tries = 0, "mail_given_up");
         }
-        self.store.prune_links(settled - KEEP_LINKS).await
+        self.store.prune_links(settled - KEEP_LINKS, settled - ENOUGH_WITHIN).await
     }
 
     /// Begins to send what is due, as far as there is room: a server that is slow for one message
@@ -379,7 +379,7 @@ impl Outbox {
         Ok(Some((Some(account.id), Letter { to, subject, text })))
     }
 
-    /// Makes a link. `None`: enough links were sent to the account recently. A retried message may
+    /// Makes a link. `None`: enough links were sent to the account or the address recently. A retried message may
     /// get a new link.
     async fn link(
         &self,
@@ -481,8 +481,8 @@ const LONGEST_TRY: i64 = mail::LONGEST.as_secs().cast_signed() + 30;
 /// The time of day does not matter, because the clock may be wrong for a moment.
 const MOST_TRIES: i64 = 20;
 
-/// Links of one kind that an account gets within [`ENOUGH_WITHIN`]. More would let someone flood
-/// another person's mailbox.
+/// Links of one kind that an account, and an address, gets within [`ENOUGH_WITHIN`]. More would let
+/// someone flood another person's mailbox.
 const ENOUGH: i64 = 5;
 const ENOUGH_WITHIN: i64 = 15 * 60;
 

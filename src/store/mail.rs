@@ -1,4 +1,8 @@
-//! The tables of queued mail, and of the links in it.
+//! The tables of queued mail, of the links in it, and of how many went to each address.
+
+use aws_lc_rs::hmac;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD_NO_PAD;
 
 use super::accounts::change_account;
 use super::addresses::set_email;
@@ -149,14 +153,23 @@ impl Store {
     }
 
     /// Makes a link. Returns false, and writes nothing, if `most` links for its purpose were made
-    /// for the account, or for the same new address, after `since`. Those that were made while the
-    /// clock was ahead do not count.
+    /// for the account, or for the same address, after `since`. Those that were made while the clock
+    /// was ahead do not count. Those for an address are counted whatever becomes of the account.
     pub async fn insert_link(
         &self,
         link: &LinkRow<'_>,
         since: i64,
         most: i64,
     ) -> Result<bool, StoreError> {
+        let to = link.new_email.unwrap_or(&link.account.email);
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.sealer.derive(RECIPIENTS).as_ref());
+        let recipient = BASE64_STANDARD_NO_PAD.encode(hmac::sign(&key, to.as_bytes()));
+        let counting = sqlx::query(COUNT_RECIPIENT)
+            .bind(recipient)
+            .bind(link.purpose)
+            .bind(link.created_at)
+            .bind(since)
+            .bind(most);
         let making = sqlx::query(INSERT_LINK)
             .bind(link.digest)
             .bind(link.purpose)
@@ -168,7 +181,12 @@ impl Store {
             .bind(link.new_email)
             .bind(since)
             .bind(most);
-        Ok(self.write(making).await? == 1)
+        let mut writing = self.connections.write().await?;
+        if writing.execute(counting).await? == 0 || writing.execute(making).await? == 0 {
+            return Ok(false);
+        }
+        writing.commit().await?;
+        Ok(true)
     }
 
     /// The account that a link is valid for at `now`. Does not use the link up.
@@ -270,11 +288,14 @@ impl Store {
         Ok(found.is_some())
     }
 
-    /// Deletes the links that expired before this time.
-    pub async fn prune_links(&self, before: i64) -> Result<(), StoreError> {
-        self.write(sqlx::query("DELETE FROM mail_links WHERE expires_at < $1").bind(before))
-            .await?;
-        Ok(())
+    /// Deletes the links that expired before this time, and the counts of mail from before `counted`.
+    pub async fn prune_links(&self, before: i64, counted: i64) -> Result<(), StoreError> {
+        let mut writing = self.connections.write().await?;
+        let expired = sqlx::query("DELETE FROM mail_links WHERE expires_at < $1").bind(before);
+        writing.execute(expired).await?;
+        let past = sqlx::query("DELETE FROM mail_recipients WHERE sent_at <= $1").bind(counted);
+        writing.execute(past).await?;
+        writing.commit().await
     }
 }
 
@@ -326,8 +347,13 @@ const BEGIN_ANEW: &str = "UPDATE mail_outbox SET attempts = 0, requested_at = $1
 
 const INSERT_LINK: &str = "INSERT INTO mail_links (digest, purpose, account, email, generation, created_at, expires_at, new_email) \
     SELECT $1, $2, $3, $4, $5, $6, $7, $8 WHERE \
-    (SELECT COUNT(*) FROM mail_links WHERE account = $3 AND purpose = $2 AND created_at > $9 AND created_at <= $6) < $10 AND \
-    (SELECT COUNT(*) FROM mail_links WHERE new_email = $8 AND created_at > $9 AND created_at <= $6) < $10";
+    (SELECT COUNT(*) FROM mail_links WHERE account = $3 AND purpose = $2 AND created_at > $9 AND created_at <= $6) < $10";
+
+const COUNT_RECIPIENT: &str = "INSERT INTO mail_recipients (recipient, purpose, sent_at) SELECT $1, $2, $3 WHERE \
+    (SELECT COUNT(*) FROM mail_recipients WHERE recipient = $1 AND purpose = $2 AND sent_at > $4 AND sent_at <= $3) < $5";
+
+/// What the key of the digests of recipients is derived for.
+const RECIPIENTS: &str = "portcullis mail recipients v1";
 
 const VERIFIED: &str = "UPDATE accounts SET email_verified = 1 WHERE id = $1 AND generation = $2";
 
@@ -559,8 +585,37 @@ mod tests {
         for (digest, is_confirmed) in [("v1", true), ("r1", false), ("none", false)] {
             assert_eq!(store.is_confirmed_by_now(digest).await.unwrap(), is_confirmed);
         }
-        store.prune_links(NOW + 61).await.unwrap();
+        store.prune_links(NOW + 61, NOW).await.unwrap();
         assert!(!store.is_confirmed_by_now("v1").await.unwrap(), "it is forgotten");
+    }
+
+    /// Whoever deletes an account and makes another one mails no more to an address.
+    #[tokio::test]
+    async fn what_an_address_got_is_counted_whatever_becomes_of_the_account() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(folder.path())).await.unwrap();
+        let eve = account("eve");
+        let own = link("own", "reset", &eve);
+        let to_ann = LinkRow { new_email: Some("ann@example.com"), ..link("ann", "change", &eve) };
+        for is_withheld in [false, true] {
+            assert!(store.insert_account(&eve).await.unwrap());
+            for link in [&own, &to_ann] {
+                let is_made = store.insert_link(link, NOW - 60, 1).await.unwrap();
+                assert_eq!(is_made, !is_withheld, "{link:?}");
+            }
+            let delete = AccountChange::Delete(None);
+            store.change_account("eve", delete, revocation("eve"), NOW).await.unwrap().unwrap();
+        }
+        // As a digest.
+        let rows = "SELECT recipient FROM mail_recipients";
+        let kept = async || -> Vec<(String,)> {
+            store.connections.all(sqlx::query_as(rows)).await.unwrap()
+        };
+        assert!(kept().await.len() == 2 && !format!("{:?}", kept().await).contains("ann"));
+        store.prune_links(NOW, NOW - 1).await.unwrap();
+        assert_eq!(kept().await.len(), 2);
+        store.prune_links(NOW, NOW).await.unwrap();
+        assert_eq!(kept().await.len(), 0);
     }
 
     #[tokio::test]
