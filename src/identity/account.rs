@@ -264,6 +264,25 @@ impl Accounts {
         self.change(id, AccountChange::EndSessions, policy, now).await
     }
 
+    /// Ends every session of an account, unless that was done since it had this generation. Returns
+    /// whether it was not. Either way, no token from before is accepted here when this returns, even
+    /// if another gateway ended them.
+    pub async fn end_sessions_since(
+        &self,
+        id: &str,
+        generation: i64,
+        policy: &Policy,
+        now: u64,
+    ) -> Result<bool, AccountError> {
+        match self.by_id(id).await? {
+            Some(account) if account.generation > generation => {
+                self.revoked(revocation(id, policy, now), account.not_before);
+                Ok(false)
+            }
+            _ => self.end_sessions(id, policy, now).await.map(|()| true),
+        }
+    }
+
     /// Ends the sessions of these accounts, all or none.
     pub async fn end_sessions_of(
         &self,

@@ -730,7 +730,11 @@ mod tests {
 
     impl Issuer {
         async fn start(folder: &tempfile::TempDir) -> Self {
-            let store = Store::open(&test_settings(folder.path())).await.unwrap();
+            Self::on(Store::open(&test_settings(folder.path())).await.unwrap()).await
+        }
+
+        /// With its own list of revocations.
+        async fn on(store: Store) -> Self {
             let revocations = Revocations::load(
                 Some(store.clone()),
                 Retention::default(),
@@ -1147,6 +1151,25 @@ mod tests {
         }
         // How many logins lose against an end depends on the machine.
         assert!(minted.len() > 5, "{}", minted.len());
+    }
+
+    /// Two gateways are asked at once to end the sessions of an account.
+    #[tokio::test]
+    async fn what_another_gateway_has_ended_is_over_here_when_it_is_acknowledged() {
+        let folder = tempfile::tempdir().unwrap();
+        let here = Issuer::start(&folder).await;
+        // With a list of its own, which nothing follows.
+        let there = Issuer::on(here.store.clone()).await;
+        let id = here.account().await;
+        let before = here.accounts.by_id(&id).await.unwrap().unwrap().generation;
+        let end = async |issuer: &Issuer, since| {
+            issuer.accounts.end_sessions_since(&id, since, &issuer.policy, NOW).await.unwrap()
+        };
+        assert!(end(&there, before).await);
+        assert!(!end(&here, before).await, "it was done");
+        assert!(there.cutoff(&id) > 0);
+        assert_eq!(here.cutoff(&id), there.cutoff(&id));
+        assert!(end(&here, before + 1).await, "there are new sessions");
     }
 
     /// Each refresh token is good again for as long since its own first use, however many came

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 pub(in crate::identity) use self::page::sessions as sessions_page;
 use super::caller;
+use crate::identity::account::AccountError;
 use crate::identity::bodies::{REFRESH_TOKEN, time};
 use crate::identity::error::IdentityError;
 use crate::identity::outcome::{Answered, Outcome, Refused, Sessions};
@@ -159,18 +160,14 @@ impl Identity {
 
     pub(super) async fn logout_all(&self, request: &Request, policy: &Policy) -> Answered {
         let caller = caller(request)?;
-        let generation = async || {
-            let account = self.accounts.by_id(caller.subject()).await?;
-            Ok::<_, StoreError>(account.map(|account| account.generation))
-        };
-        let before = generation().await?;
-        let _turn = self.turn_to_end(caller.subject()).await;
-        if before.is_some() && generation().await? > before {
-            // Another request has done it.
-            return Ok(Outcome::LoggedOutEverywhere);
+        let id = caller.subject();
+        let before = self.accounts.by_id(id).await?.ok_or(AccountError::Unknown)?.generation;
+        let _turn = self.turn_to_end(id).await;
+        // Of many requests at once, one ends them.
+        let now = self.clock.unix_seconds();
+        if self.accounts.end_sessions_since(id, before, policy, now).await? {
+            audit::record("logged_out_everywhere", request.client, id, "");
         }
-        self.accounts.end_sessions(caller.subject(), policy, self.clock.unix_seconds()).await?;
-        audit::record("logged_out_everywhere", request.client, caller.subject(), "");
         Ok(Outcome::LoggedOutEverywhere)
     }
 
