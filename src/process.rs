@@ -438,7 +438,7 @@ impl Process {
         drop(snapshot);
         let admin = self.serve_admin(admin);
         tasks.start(Arc::clone(&self.revocations).follow(presence.clone()));
-        let _streams = self.end_overdue_streams();
+        tasks.start(self.end_overdue_streams());
         let gateway = Arc::clone(&self.gateway);
         if let (Some(presence), None) = (&presence, self.gateway.identity()) {
             // Do not let anything wait for keys that this process no longer uses.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::MissedTickBehavior;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::Process;
 use super::helper::start_helper_thread;
@@ -13,21 +12,17 @@ use super::helper::start_helper_thread;
 const STREAMS_INTERVAL: Duration = Duration::from_millis(250);
 
 impl Process {
-    /// Ends streams when their time has come, until the handle is dropped.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the handle is returned, so the task ends with it"
-    )]
-    pub(super) fn end_overdue_streams(&self) -> AbortOnDropHandle<()> {
+    /// Ends streams when their time has come.
+    pub(super) fn end_overdue_streams(&self) -> impl Future<Output = ()> + Send + use<> {
         let streams = Arc::clone(self.gateway.streams());
-        AbortOnDropHandle::new(tokio::spawn(async move {
+        async move {
             let mut ticks = tokio::time::interval(STREAMS_INTERVAL);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
                 streams.end_overdue();
             }
-        }))
+        }
     }
 
     /// Ends the streams that the new configuration would not admit.
