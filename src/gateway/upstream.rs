@@ -297,7 +297,7 @@ impl Upstream {
                 _ => (self.timely(Box::pin(self.connect_http2())).await?, false),
             };
             let again = Repeat::of(&request);
-            let response = pin!(connection.sender.try_send_request(request));
+            let response = pin!(connection.send(request));
             let exchange = self.exchange(response, &mut connection.timer, upload, Instant::now());
             let exchanged = exchange.await;
             let is_silent = !connection.socket.has_received();

@@ -50,8 +50,7 @@ const IN_FLIGHT: Duration = Duration::from_secs(1);
 const UPLOAD_WINDOW: u32 = 512 * 1024;
 
 /// The same for all uploads of a connection. h2 ends a connection whose unread frames are many and
-/// small, by a measure that grows with this: an upload in frames of 30 bytes, as the shortest
-/// messages of gRPC, does not reach it.
+/// small, by a measure that grows with this: one upload in frames of 30 bytes does not reach it.
 const ALL_UPLOADS_WINDOW: u32 = 16 * UPLOAD_WINDOW;
 
 /// The maximum number of concurrent streams on one HTTP/2 connection.

@@ -300,6 +300,61 @@ async fn an_upload_ends_with_its_response() {
     }
 }
 
+/// Many applications end a stream in a frame of its own, as Node does. A client of HTTP/1.1 has its
+/// response before that.
+#[tokio::test]
+async fn a_connection_is_used_again_although_its_stream_ends_late() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = Gateway::start(&config_for(&listener)).await;
+    let (answered, is_answered) = tokio::sync::oneshot::channel();
+    let (ended, has_ended) = tokio::sync::oneshot::channel();
+    let application = tokio::spawn(async move {
+        let mut stream = accept(&listener, &[]).await;
+        // GET, with a content-length of 4, and HEAD.
+        let first = next_request(&mut stream).await;
+        let head = [OK, b"\x0f\x0d\x014"].concat();
+        stream.write_all(&frame(HEADERS, END_HEADERS, first, &head)).await.unwrap();
+        stream.write_all(&frame(DATA, 0, first, b"some")).await.unwrap();
+        is_answered.await.unwrap();
+        stream.write_all(&frame(DATA, 1, first, b"")).await.unwrap();
+        has_arrived(&mut stream).await;
+        ended.send(()).unwrap();
+        for _ in 0..2 {
+            let request = next_request(&mut stream).await;
+            stream.write_all(&frame(HEADERS, END, request, &head)).await.unwrap();
+        }
+    });
+    assert_eq!(gateway.get("/").send().await.body, b"some");
+    answered.send(()).unwrap();
+    within(has_ended).await.unwrap();
+    // Nobody accepts another connection.
+    for _ in 0..2 {
+        assert_eq!(gateway.request("HEAD", "/").send().await.status, 200);
+    }
+    within(application).await.unwrap();
+}
+
+/// The application may permit some later, but new connections work.
+#[tokio::test]
+async fn a_connection_without_permission_is_not_used() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = Gateway::start(&config_for(&listener)).await;
+    let application = tokio::spawn(async move {
+        let mut first = accept(&listener, &[]).await;
+        let request = next_request(&mut first).await;
+        // MAX_CONCURRENT_STREAMS.
+        let none = frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 0]);
+        let response = frame(HEADERS, END, request, OK);
+        first.write_all(&[none, response].concat()).await.unwrap();
+        answer_all(accept(&listener, &[]).await);
+        first
+    });
+    for _ in 0..3 {
+        assert_eq!(gateway.get("/").send().await.status, 200, "{}", gateway.log().errors());
+    }
+    within(application).await.unwrap();
+}
+
 /// Some applications open the window of a connection only as they read.
 #[tokio::test]
 async fn a_body_that_is_not_read_holds_up_no_other_request() {

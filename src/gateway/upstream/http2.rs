@@ -5,13 +5,18 @@
 //! or gives up often, would hold up or end the requests of others.
 
 use std::error::Error as _;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::Poll;
 
 use http::uri::{Authority, Parts, Scheme};
-use http::{Request, Uri, header};
+use http::{Request, Response, Uri, header};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper::rt::Executor;
 use hyper_util::rt::TokioIo;
@@ -22,12 +27,12 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::ConnectError;
 use super::failure::MAX_HEAD;
-use crate::gateway::upload::{ClientBody, IdleTimer};
+use crate::gateway::upload::{ClientBody, IdleTimer, locked};
 use crate::gateway::watched_socket::{SocketState, WatchedSocket};
 
 /// A connection to the application. Dropping it closes the connection.
 pub(super) struct Http2Connection {
-    pub(super) sender: SendRequest<ClientBody>,
+    sender: SendRequest<ClientBody>,
     /// Whether anything has arrived, and whether the application has closed it.
     pub(super) socket: SocketState,
     /// The timer for the response head.
@@ -36,6 +41,10 @@ pub(super) struct Http2Connection {
     pub(super) peer: Option<SocketAddr>,
     /// How many of the first bytes are those of [`HTTP1`].
     begins_as_http1: Arc<AtomicUsize>,
+    /// Whether the application permits no requests at present.
+    permits_none: Box<dyn Fn() -> bool + Send + Sync>,
+    /// How many requests were sent.
+    requests: u32,
     driver: Tasks,
     _task: AbortOnDropHandle<()>,
 }
@@ -73,28 +82,60 @@ impl Http2Connection {
             .max_send_buf_size(SEND_BUFFER)
             .handshake(TokioIo::new(io))
             .await?;
+        let connection = Arc::new(Mutex::new(Some(connection)));
+        let running = Arc::clone(&connection);
         #[expect(
             clippy::disallowed_methods,
             reason = "the handle is kept with the sender and ends the task with it"
         )]
-        let task = tokio::spawn(async move {
+        let task = tokio::spawn(poll_fn(move |cx| {
+            let mut connection = locked(&running);
+            let Some(open) = connection.as_mut() else { return Poll::Ready(()) };
             // Errors go to the task that waits for the response.
-            let _ = connection.await;
-        });
+            let ended = Pin::new(open).poll(cx).map(|_| ());
+            if ended.is_ready() {
+                *connection = None;
+            }
+            ended
+        }));
+        let permits_none = move || {
+            let connection = locked(&connection);
+            connection.as_ref().is_some_and(|open| open.current_max_send_streams() == 0)
+        };
         Ok(Box::new(Self {
             sender,
             socket,
             timer: IdleTimer::default(),
             peer,
             begins_as_http1,
+            permits_none: Box::new(permits_none),
+            requests: 0,
             driver,
             _task: AbortOnDropHandle::new(task),
         }))
     }
 
-    /// Whether it can carry no more requests.
+    /// Whether it is to carry no more requests.
     pub(super) fn is_over(&self) -> bool {
-        self.sender.is_closed() || self.socket.has_ended()
+        self.sender.is_closed()
+            || self.socket.has_ended()
+            || self.requests >= MOST_REQUESTS
+            || (self.permits_none)()
+    }
+
+    /// Sends a request.
+    pub(super) fn send(
+        &mut self,
+        request: Request<ClientBody>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<ClientBody>>>> + use<>
+    {
+        self.requests += 1;
+        self.sender.try_send_request(request)
+    }
+
+    /// Whether it can carry a request now.
+    pub(super) fn is_ready(&self) -> bool {
+        self.sender.is_ready()
     }
 
     /// Whether the application responded in HTTP/1.1.
@@ -183,8 +224,11 @@ const HTTP1: &[u8] = b"HTTP/1";
 const WINDOW: u32 = 64 * 1024;
 
 /// The same for the connection. h2 ends a connection whose unread frames are many and small, by a
-/// measure that grows with this: no number of frames in [`WINDOW`] reaches it.
-const CONNECTION_WINDOW: u32 = WINDOW * 512;
+/// measure that grows with this: frames of 6 bytes in [`WINDOW`] do not reach it.
+const CONNECTION_WINDOW: u32 = WINDOW * 100;
+
+/// h2 ends a connection that has brought more than 100 empty frames.
+const MOST_REQUESTS: u32 = 64;
 
 /// The maximum number of request bytes that are buffered.
 const SEND_BUFFER: usize = 64 * 1024;

@@ -8,8 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep};
+use tokio::runtime::Handle;
+use tokio::time::{Instant, Sleep, timeout};
 
 use super::http2::Http2Connection;
 use super::{Connection, Idle, MAX_IDLE, Slot, Upstream};
@@ -44,7 +46,7 @@ pub(super) enum Held {
 }
 
 impl Held {
-    /// Whether it can carry no more requests.
+    /// Whether it is to carry no more requests.
     pub(super) fn is_over(&self) -> bool {
         match self {
             Self::Http1(connection) => connection.sender.is_closed(),
@@ -56,7 +58,7 @@ impl Held {
     pub(super) fn is_ready(&self) -> bool {
         match self {
             Self::Http1(connection) => connection.sender.is_ready(),
-            Self::Http2(connection) => connection.sender.is_ready(),
+            Self::Http2(connection) => connection.is_ready(),
         }
     }
 
@@ -85,14 +87,23 @@ impl Lease {
         Self { bounds: is_bounded.then(|| Box::new(Bounds { slot, deadline })), ..self }
     }
 
+    /// The same lease, elsewhere. The exchange is over, so it is not bounded any more.
+    fn take(&mut self) -> Self {
+        let held = self.held.take();
+        Self { held, bounds: None, upstream: Arc::clone(&self.upstream), ..*self }
+    }
+
     /// Reads from these fields how long the upstream keeps the connection.
     pub fn observe(&mut self, headers: &HeaderMap) {
         self.keep_for = keep_alive_time(self.keep_for, headers);
     }
 
-    /// Closes the connection when the response has been read.
+    /// Closes the connection when the response has been read, because more bytes may follow it. On
+    /// HTTP/2, they would not be taken for another response.
     pub fn close_after(&mut self) {
-        self.keep_for = Duration::ZERO;
+        if matches!(self.held, Some(Held::Http1(_))) {
+            self.keep_for = Duration::ZERO;
+        }
     }
 
     /// Passes no body on, whatever the upstream sends: hyper does so on HTTP/1.1 only.
@@ -132,7 +143,8 @@ impl std::fmt::Debug for Lease {
 /// The body of an upstream's response.
 #[derive(Debug)]
 pub struct UpstreamBody {
-    inner: Incoming,
+    /// `None` once this is dropped.
+    inner: Option<Incoming>,
     lease: Lease,
     timer: IdleTimer,
     /// Ends at the deadline of the exchange.
@@ -164,7 +176,7 @@ impl UpstreamBody {
             lease.keep(now, upload.as_deref());
         }
         let mut body = Self {
-            inner,
+            inner: Some(inner),
             lease,
             timer: IdleTimer::default(),
             total: None,
@@ -221,7 +233,7 @@ impl UpstreamBody {
     /// Whether its stream has ended before it: the upstream reset it without an error (`NO_ERROR`), as
     /// it may after a whole response to say that it needs no more of the request (RFC 9113 §8.1).
     fn is_unfinished(&self) -> bool {
-        matches!(self.lease.held, Some(Held::Http2(_))) && !self.inner.is_end_stream()
+        matches!(self.lease.held, Some(Held::Http2(_))) && !self.is_end_stream()
     }
 
     /// Reports an error at the next poll. When a body fails, hyper drops what it has not written,
@@ -257,7 +269,8 @@ impl HttpBody for UpstreamBody {
             body.lease.held = None;
             return Poll::Ready(Some(Err(BodyError::Total)));
         }
-        let Poll::Ready(frame) = Pin::new(&mut body.inner).poll_frame(cx) else {
+        let Some(inner) = &mut body.inner else { return Poll::Ready(None) };
+        let Poll::Ready(frame) = Pin::new(inner).poll_frame(cx) else {
             let idle_timeout = body.lease.upstream.settings.idle_timeout;
             ready!(body.poll_idle(idle_timeout, cx));
             return Poll::Ready(Some(Err(BodyError::Idle(idle_timeout))));
@@ -290,7 +303,7 @@ impl HttpBody for UpstreamBody {
                 None
             }
             Some(Ok(frame)) => {
-                if body.inner.is_end_stream() {
+                if body.is_end_stream() {
                     body.end();
                 }
                 match frame.into_trailers() {
@@ -306,13 +319,42 @@ impl HttpBody for UpstreamBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.as_ref().map_or_else(SizeHint::default, HttpBody::size_hint)
     }
 }
+
+impl Drop for UpstreamBody {
+    /// hyper drops a body whose announced bytes it has written. On HTTP/2, its stream may end in a
+    /// frame of its own, after which the connection can carry the next request.
+    fn drop(&mut self) {
+        let has_passed = self.lease.is_empty || self.size_hint().exact() == Some(0);
+        if !has_passed || self.ended.is_some() || !matches!(self.lease.held, Some(Held::Http2(_))) {
+            return;
+        }
+        let (Some(inner), Ok(runtime)) = (self.inner.take(), Handle::try_current()) else { return };
+        let lease = self.lease.take();
+        runtime.spawn(timeout(LATE_END, keep_at_end(inner, lease, self.upload.take())));
+    }
+}
+
+/// Waits for the end of a stream that carries no more data, and keeps its connection.
+async fn keep_at_end(mut inner: Incoming, mut lease: Lease, upload: Option<Arc<Upload>>) {
+    while let Some(Ok(frame)) = inner.frame().await {
+        if frame.data_ref().is_some_and(|data| !data.is_empty()) {
+            return;
+        }
+    }
+    if inner.is_end_stream() {
+        lease.keep(Instant::now(), upload.as_deref());
+    }
+}
+
+/// How late the end of a stream may come after its last byte.
+const LATE_END: Duration = Duration::from_secs(1);
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
