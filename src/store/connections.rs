@@ -16,10 +16,11 @@ use std::time::Duration;
 
 use sqlx::any::{AnyArguments, AnyRow};
 use sqlx::query::{Query, QueryAs};
-use sqlx::{Any, AnyPool, AssertSqlSafe, Executor, FromRow, Transaction};
+use sqlx::{Any, AnyPool, AssertSqlSafe, Executor, FromRow};
 
 use super::files::{DatabaseFiles, OpenFiles};
 use super::identity::DatabaseIdentity;
+use super::pooled::PooledTransaction;
 use super::reads::Reads;
 use super::{StoreError, sqlite};
 
@@ -52,6 +53,8 @@ pub(super) struct Engine {
     pub(super) is_pooled: bool,
     /// The longest time to wait for an answer. `None`: the database limits it itself.
     pub(super) patience: Option<Duration>,
+    /// The longest time that a connection may take to return to its pool. `None`: nothing bounds it.
+    pub(super) release: Option<Duration>,
 }
 
 /// Runs statements, and notes what their errors say about the database.
@@ -95,6 +98,14 @@ impl Statements {
         done
     }
 
+    async fn begin(
+        &self,
+        pool: &AnyPool,
+        begin: &'static str,
+    ) -> Result<PooledTransaction, sqlx::Error> {
+        PooledTransaction::begin(pool, begin, self.engine.release).await
+    }
+
     async fn fetch<Row>(
         &self,
         pool: &AnyPool,
@@ -108,7 +119,7 @@ impl Statements {
             if !self.engine.reads_begin {
                 return statement.fetch_all(pool).await;
             }
-            let mut transaction = pool.begin_with(begin).await?;
+            let mut transaction = self.begin(pool, begin).await?;
             let statement = statement.persistent(!self.engine.is_pooled);
             let rows = statement.fetch_all(&mut *transaction).await?;
             transaction.commit().await?;
@@ -139,7 +150,8 @@ impl Connections {
     ) -> Result<Vec<AnyRow>, StoreError> {
         let engine = self.statements.engine;
         let reading = async {
-            let mut transaction = self.readers.begin_with(engine.begin_reading).await?;
+            let mut transaction =
+                self.statements.begin(&self.readers, engine.begin_reading).await?;
             let statement = statement.persistent(!engine.is_pooled);
             let rows = statement.fetch_all(&mut *transaction).await?;
             transaction.commit().await?;
@@ -186,7 +198,7 @@ impl Connections {
     /// occupy it.
     pub(super) async fn follow(&self) -> Result<ReadTransaction, StoreError> {
         let statements = self.statements.clone();
-        let beginning = self.follower.begin_with(statements.engine.begin_reading);
+        let beginning = statements.begin(&self.follower, statements.engine.begin_reading);
         let transaction = statements.bounded(beginning).await?;
         Ok(ReadTransaction { transaction, statements })
     }
@@ -230,7 +242,7 @@ impl Connections {
         self.check()?;
         let statements = self.statements.clone();
         let engine = statements.engine;
-        let transaction = statements.bounded(self.writer.begin_with(engine.begin)).await?;
+        let transaction = statements.bounded(statements.begin(&self.writer, engine.begin)).await?;
         let mut writing =
             WriteTransaction { transaction, statements, has_failed: false, number: None };
         if let Some(order) = engine.order {
@@ -270,7 +282,7 @@ impl Connections {
 
 /// A transaction that reads.
 pub(super) struct ReadTransaction {
-    transaction: Transaction<'static, Any>,
+    transaction: PooledTransaction,
     statements: Statements,
 }
 
@@ -296,7 +308,7 @@ impl ReadTransaction {
 /// A transaction that writes. Its writes count once [`WriteTransaction::commit`] returns, and are
 /// discarded if it is never called.
 pub(super) struct WriteTransaction {
-    transaction: Transaction<'static, Any>,
+    transaction: PooledTransaction,
     statements: Statements,
     has_failed: bool,
     /// In an SQLite database.

@@ -26,6 +26,7 @@ mod identity;
 mod logout_tokens;
 mod mail;
 mod personal_tokens;
+mod pooled;
 mod postgres;
 mod presence;
 mod providers;

@@ -135,6 +135,7 @@ fn connect(database: &Postgres) -> Result<Connections, StoreError> {
             is_pooled,
             reads_begin: true,
             patience: Some(PATIENCE),
+            release: Some(RELEASE_TIMEOUT),
         }),
         writer: writing(1)?,
         readers: reading(READERS)?,
@@ -152,8 +153,7 @@ fn pool(connections: u32) -> AnyPoolOptions {
 }
 
 /// Returns true if a connection can be used again: its server answers, is not a standby, and has no
-/// open transaction. sqlx does not notice one that was cancelled while it began. If the server does
-/// not answer, the connection must not occupy the pool: the error closes it without a farewell.
+/// open transaction. sqlx does not notice one that was cancelled while it began.
 async fn is_primary(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
     let question =
         "SELECT CASE WHEN pg_is_in_recovery() OR now() <> statement_timestamp() THEN 0 ELSE 1 END";
@@ -172,9 +172,7 @@ async fn says_yes(
     connection: &mut AnyConnection,
     question: &'static str,
 ) -> Result<bool, sqlx::Error> {
-    let answered = tokio::time::timeout(RELEASE_TIMEOUT, connection.fetch_one(question)).await;
-    let row = answered.map_err(|_| sqlx::Error::PoolTimedOut).flatten()?;
-    Ok(row.try_get::<i32, _>(0)? == 1)
+    Ok(connection.fetch_one(question).await?.try_get::<i32, _>(0)? == 1)
 }
 
 /// The number of tables in the schema, and how many of them are the table of schema steps.
@@ -278,15 +276,26 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 mod server;
 
 #[cfg(test)]
+#[allow(
+    clippy::disallowed_methods,
+    dead_code,
+    unreachable_pub,
+    reason = "the black-box tests use more of it"
+)]
+#[path = "../../tests/blackbox/harness/link.rs"]
+mod link;
+
+#[cfg(test)]
 mod tests {
     use std::future::poll_fn;
     use std::process::Command;
     use std::task::Poll;
 
+    use super::link::{Fate, Link};
     use super::server::PostgresServer;
     use crate::store::accounts::tests::account;
     use crate::store::testing::{SERVER, postgres};
-    use crate::store::{Database, Store, StoreSettings, test_settings};
+    use crate::store::{Database, Postgres, Store, StoreError, StoreSettings, test_settings};
 
     /// An operator lets a database only read for a while, for example before a switchover.
     #[tokio::test]
@@ -322,6 +331,54 @@ mod tests {
         }
         set("off");
         assert!(store.insert_account(&account("a", "a@x.example")).await.unwrap());
+    }
+
+    /// The server vanishes between the last two questions on a connection.
+    #[tokio::test]
+    async fn a_connection_without_an_answer_as_it_returns_is_replaced() {
+        let Some(server) = PostgresServer::start() else { return };
+        let folder = tempfile::tempdir().unwrap();
+        server.create_database("app");
+        let link = Link::to(server.port());
+        let url = format!("postgres://portcullis@127.0.0.1:{}/app", link.port());
+        let settings = StoreSettings {
+            database: Database::Postgres(Postgres::parse(&url, true, false).unwrap()),
+            ..test_settings(folder.path())
+        };
+        let store = Store::open(&settings).await.unwrap();
+        let write = async |number: u32| {
+            let id = number.to_string();
+            store.insert_account(&account(&id, &id)).await
+        };
+        let follow = async |_| store.news_after(0).await.map(|_| true);
+        // The next write, or the next look at the revocations, waits for this connection.
+        lose(&link, "default_transaction_read_only", write).await;
+        lose(&link, "<> statement_timestamp", follow).await;
+        store.close().await;
+    }
+
+    /// Loses a connection at what follows this question, and goes on.
+    async fn lose(
+        link: &Link,
+        question: &str,
+        work: impl AsyncFn(u32) -> Result<bool, StoreError>,
+    ) {
+        link.strike(question, Fate::NextUnanswered);
+        let mut failures = 0;
+        for number in 0.. {
+            let is_lost = link.struck() > 0;
+            if is_lost {
+                link.mend();
+            }
+            match work(number).await {
+                Ok(_) if is_lost => return,
+                Ok(_) => tokio::task::yield_now().await,
+                Err(error) => {
+                    failures += 1;
+                    assert!(failures < 3, "{error}");
+                }
+            }
+        }
     }
 
     #[tokio::test]

@@ -158,6 +158,7 @@ const ENGINE: Engine = Engine {
     reads_begin: false,
     is_pooled: false,
     patience: None,
+    release: None,
 };
 
 fn pool(connections: u32) -> AnyPoolOptions {

@@ -39,6 +39,8 @@ pub enum Fate {
     Held,
     /// Its answer and what follows are lost.
     Unanswered,
+    /// The same, from the question that follows it.
+    NextUnanswered,
 }
 
 impl Link {
@@ -131,17 +133,23 @@ async fn ask(
     lost: watch::Sender<bool>,
 ) {
     let mut chunk = vec![0; 64 << 10];
+    let mut is_next = false;
     while let Ok(length @ 1..) = client.read(&mut chunk).await {
         let question = &chunk[..length];
+        if is_next {
+            *state.borrow().struck.lock().unwrap() += 1;
+            let _ = lost.send(true);
+        }
         let fate = state.borrow().on.as_ref().and_then(|(text, fate)| {
             question.windows(text.len()).any(|window| window == text).then_some(*fate)
         });
-        if let Some(fate) = fate {
+        is_next = fate == Some(Fate::NextUnanswered);
+        if let Some(fate) = fate.filter(|_| !is_next) {
             *state.borrow().struck.lock().unwrap() += 1;
             match fate {
                 // What was sent arrives, even if the client has gone since.
                 Fate::Held => drop(state.wait_for(|state| state.on.is_none()).await),
-                Fate::Unanswered => drop(lost.send(true)),
+                Fate::Unanswered | Fate::NextUnanswered => drop(lost.send(true)),
             }
         }
         if server.write_all(question).await.is_err() {
