@@ -253,6 +253,7 @@ impl Revocations {
         tokio::join!(
             self.keep_reading(presence.as_deref()),
             self.keep_beating(),
+            self.keep_present(),
             self.keep_pruning(prune_interval)
         );
     }
@@ -311,6 +312,19 @@ impl Revocations {
                 }
                 Ok(None) => {}
                 Err(error) => store.record_failure(&error),
+            }
+        }
+    }
+
+    /// Shows commands that this gateway runs, also while it cannot read: they say that it does not know
+    /// their change.
+    async fn keep_present(&self) {
+        let Some(store) = self.store.as_ref().filter(|store| store.is_shared()) else { return };
+        let mut ticks = interval(BEAT_INTERVAL);
+        loop {
+            ticks.tick().await;
+            if let Err(error) = store.stay_present().await {
+                tracing::debug!(cause = %error, "cannot show commands that this gateway runs");
             }
         }
     }

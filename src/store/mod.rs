@@ -347,7 +347,8 @@ impl Store {
         self.ahead.problem()
     }
 
-    /// Tests whether the database can be written again, if it could not be.
+    /// Tests whether the database can be written again, if it could not be. That does not end a failure
+    /// to read: only a gateway that reads knows what is revoked.
     pub async fn retry_write(&self) {
         if self.last_failure().is_none() {
             return;
@@ -356,6 +357,7 @@ impl Store {
         // one page.
         let trying = sqlx::query(WRITE_TRIAL).bind("-".repeat(TRIAL_BYTES));
         match self.write(trying).await {
+            Ok(_) if !self.answers() => {}
             Ok(_) => {
                 *self.last_failure() = None;
                 tracing::info!("the database can be written again");
@@ -484,6 +486,20 @@ mod tests {
         let error = Store::open(&other).await.unwrap_err();
         assert!(error.to_string().contains("`[store] key`"), "{error}");
         Store::open(&settings).await.unwrap().close().await;
+    }
+
+    /// A write that succeeds says nothing about whether revocations can be read.
+    #[tokio::test]
+    async fn a_failure_to_read_lasts_until_a_read_succeeds() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&test_settings(folder.path())).await.unwrap();
+        store.note_answer(false);
+        store.record_failure(&StoreError::Database(sqlx::Error::PoolTimedOut));
+        store.retry_write().await;
+        assert!(store.problem().is_some());
+        store.note_answer(true);
+        store.retry_write().await;
+        assert_eq!(store.problem(), None);
     }
 
     #[tokio::test]

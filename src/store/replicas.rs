@@ -1,8 +1,9 @@
 //! Which replicas run on a PostgreSQL database, and how much of its revocations and signing keys
 //! each of them knows. With SQLite, [`Presence`](super::Presence) keeps this in files.
 //!
-//! Each replica has a row. It is written whenever the replica has read something new, which is at
-//! least once a second: its own heartbeat is among it. The row is named by the replica and the history
+//! Each replica has a row. It is written whenever the replica has read something new, and once a
+//! second to show that the replica runs: one that can no longer read must not look as if it had ended,
+//! because it still accepts what it does not know to be revoked. The row is named by the replica and the history
 //! that it has read: a standby that takes over gives some numbers again, and what a replica has read
 //! of the other history says nothing about them. The times are those of the database, whose
 //! clock is the only one that all replicas share.
@@ -141,6 +142,17 @@ impl Store {
         }
     }
 
+    /// Shows commands that this replica runs, whatever it has read.
+    ///
+    /// # Errors
+    /// Its row cannot be written.
+    pub async fn stay_present(&self) -> Result<(), StoreError> {
+        let Some(id) = self.replica_id() else { return Ok(()) };
+        let staying = sqlx::query_as(STAY).bind(format!("{id}/%"));
+        let _: Vec<(i64,)> = self.connections.apart(staying).await?;
+        Ok(())
+    }
+
     /// How many live replicas do not know everything that was written, up to these numbers.
     pub(super) async fn replicas_behind(
         &self,
@@ -173,6 +185,11 @@ const REPORT: &str = "WITH fast AS (SELECT set_config('synchronous_commit', 'off
     SELECT $1, $2, $3, CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT) FROM fast WHERE mode = 'off' \
     ON CONFLICT (id) DO UPDATE SET revocations_read = excluded.revocations_read, keys_read = excluded.keys_read, seen_at = excluded.seen_at \
     RETURNING seen_at";
+
+/// What was read is left as it is: a report may be under way.
+const STAY: &str = "WITH fast AS (SELECT set_config('synchronous_commit', 'off', true) AS mode) \
+    UPDATE replicas SET seen_at = CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT) \
+    FROM fast WHERE mode = 'off' AND id LIKE $1 RETURNING seen_at";
 
 const TIME: &str = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)";
 

@@ -49,6 +49,40 @@ async fn a_slow_database_opens_and_ends_nothing() {
     gateway.login(ANN).await;
 }
 
+/// What it writes arrives, so it runs, but it may accept what was revoked since.
+#[tokio::test]
+async fn commands_say_so_while_a_gateway_cannot_read() {
+    let Some(server) = PostgresServer::start() else { return };
+    let direct = server.create_database("app");
+    let link = Link::to(server.port());
+    let gateway = setup(&url(&link, "portcullis"), "", KEY).start().await;
+    let other = setup(&direct, "", KEY).start().await;
+    link.strike("SET TRANSACTION READ ONLY", Fate::Unanswered);
+    within(async {
+        while link.struck() == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // As if what it has read last were longer ago.
+    server.sql("app", "UPDATE replicas SET seen_at = seen_at - 20");
+    let replicas =
+        "SELECT COUNT(*) FROM replicas WHERE seen_at >= EXTRACT(EPOCH FROM clock_timestamp()) - 10";
+    within(async {
+        while server.sql("app", replicas) != "2" {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let (code, _, error) = other.command(&["revoke", "--jti", "one"]).await;
+    assert!(code == 1 && error.contains("has not read it within"), "{code} {error}");
+    until_degraded(&gateway).await;
+    link.mend();
+    until_ready(&gateway).await;
+    let (code, _, error) = other.command(&["revoke", "--jti", "two"]).await;
+    assert_eq!(code, 0, "{error}");
+}
+
 /// PostgreSQL refuses every new connection, and the gateway has none left.
 #[tokio::test]
 async fn a_database_without_connections_is_named_with_its_remedy() {
