@@ -31,6 +31,8 @@ pub struct SigningKeys {
     /// The keys that the gateway verifies our tokens with.
     live: Arc<LiveKeys>,
     ring: ArcSwap<Ring>,
+    /// Held to load them: what was read first must not replace what was read later.
+    loading: tokio::sync::Mutex<()>,
     /// The last early key that was reported.
     reported: AtomicI64,
 }
@@ -95,7 +97,8 @@ impl SigningKeys {
         policy: &Policy,
     ) -> Result<Self, KeysError> {
         let (ring, reported) = (ArcSwap::default(), AtomicI64::new(0));
-        let keys = Self { store, clock, live, ring, reported };
+        let loading = tokio::sync::Mutex::default();
+        let keys = Self { store, clock, live, ring, loading, reported };
         if !keys.reload().await? {
             let now = keys.clock.unix_seconds();
             // If another process made it meanwhile, that key is loaded.
@@ -177,6 +180,7 @@ impl SigningKeys {
 
     /// Loads the keys again. Returns false if there are none.
     async fn reload(&self) -> Result<bool, KeysError> {
+        let _loading = self.loading.lock().await;
         let (ring, set) = Ring::load(&self.store).await?;
         let is_some = !ring.keys.is_empty();
         // Update verification before signing, so that every minted token is accepted.

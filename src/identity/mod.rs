@@ -230,6 +230,7 @@ impl Identity {
     ) {
         tokio::join!(
             self.look_after(&policy, presence.as_deref()),
+            self.keep_clean(&policy),
             Arc::clone(&self.outbox).deliver(&policy),
             Arc::clone(&self).recheck(&policy),
             audit::follow_commands(&self.store)
@@ -241,34 +242,26 @@ impl Identity {
         policy: impl Fn() -> Option<Arc<Policy>>,
         presence: Option<&Presence>,
     ) {
-        let mut looks = tokio::time::interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut cleanings = tokio::time::interval(CLEAN_EVERY);
-        let mut is_behind = false;
-        let mut last_import = None;
-        let mut settled = SettledTime::default();
+        let mut looks = interval(LOOK_EVERY);
+        let (mut is_behind, mut last_import) = (false, None);
         loop {
             if let Some(presence) = presence {
                 presence.report_read(Feed::SigningKeys, self.keys.newest()).await;
             }
-            let is_look = tokio::select! {
-                _ = looks.tick() => true,
-                _ = cleanings.tick() => false,
-            };
+            looks.tick().await;
             let Some(policy) = policy() else { continue };
-            let done = if is_look {
-                self.maintain(&policy, &mut last_import).await
-            } else {
-                self.clean(&policy, &mut settled).await
-            };
-            match done {
-                Ok(()) => is_behind = false,
-                Err(error) if !is_behind => {
-                    is_behind = true;
-                    tracing::warn!(cause = %error, "maintenance of signing keys and sessions failed; the known ones stay in use");
-                }
-                Err(_) => {}
-            }
+            note(&mut is_behind, self.maintain(&policy, &mut last_import).await);
+        }
+    }
+
+    /// Deletes what is over. There may be much of it, and the keys do not wait for that.
+    async fn keep_clean(&self, policy: impl Fn() -> Option<Arc<Policy>>) {
+        let mut cleanings = interval(CLEAN_EVERY);
+        let (mut is_behind, mut settled) = (false, SettledTime::default());
+        loop {
+            cleanings.tick().await;
+            let Some(policy) = policy() else { continue };
+            note(&mut is_behind, self.clean(&policy, &mut settled).await);
         }
     }
 
@@ -288,18 +281,24 @@ impl Identity {
     }
 
     async fn clean(&self, policy: &Policy, settled: &mut SettledTime) -> Result<(), KeysError> {
+        let mut cleaned = Ok(());
         if let Some(now) = settled.look(&self.clock) {
-            self.keys.clean(policy, now.as_secs()).await?;
-            self.sessions.prune(policy, now).await?;
-            self.personal_tokens.prune(now.as_secs()).await?;
-            let long_ago = now.saturating_sub(policy.session_lifetime);
-            self.store.prune_provider_sessions(long_ago.as_secs().cast_signed()).await?;
-            self.outbox.prune(now.as_secs().cast_signed()).await?;
+            let seconds = now.as_secs().cast_signed();
+            let long_ago = now.saturating_sub(policy.session_lifetime).as_secs().cast_signed();
+            // A kind that fails does not keep the others from being cleaned.
+            let done: [Result<(), KeysError>; 5] = [
+                self.keys.clean(policy, now.as_secs()).await,
+                self.sessions.prune(policy, now).await.map_err(KeysError::Store),
+                self.personal_tokens.prune(now.as_secs()).await.map_err(KeysError::Store),
+                self.store.prune_provider_sessions(long_ago).await.map_err(KeysError::Store),
+                self.outbox.prune(seconds).await.map_err(KeysError::Store),
+            ];
+            cleaned = done.into_iter().collect();
         }
         for limit in self.budgets.all() {
             limit.prune();
         }
-        Ok(self.update_dummy_hashes().await?)
+        cleaned.and(self.update_dummy_hashes().await.map_err(KeysError::Store))
     }
 
     /// Makes logins for unknown addresses take as long as those for known ones.
@@ -320,6 +319,22 @@ impl Identity {
         self.tasks.close();
         self.stopping.cancel();
         self.tasks.wait().await;
+    }
+}
+
+fn interval(period: Duration) -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
+}
+
+/// Logs the first of several failures.
+fn note(is_behind: &mut bool, done: Result<(), KeysError>) {
+    let was_behind = std::mem::replace(is_behind, done.is_err());
+    if let Err(error) = done
+        && !was_behind
+    {
+        tracing::warn!(cause = %error, "maintenance of signing keys and sessions failed; the known ones stay in use");
     }
 }
 

@@ -249,12 +249,14 @@ impl Revocations {
     }
 
     async fn follow_and_prune(&self, presence: Option<Arc<Presence>>, prune_interval: Duration) {
-        // Apart from each other: a write may wait for seconds until others have written.
+        // Apart from each other: a write may wait for seconds until others have written, and much may be
+        // pruned.
         tokio::join!(
             self.keep_reading(presence.as_deref()),
             self.keep_beating(),
             self.keep_present(),
-            self.keep_pruning(prune_interval)
+            self.keep_pruning(prune_interval),
+            self.keep_trying()
         );
     }
 
@@ -329,22 +331,23 @@ impl Revocations {
         }
     }
 
-    /// Prunes, and tries whether a store that was in trouble can be written again.
     async fn keep_pruning(&self, prune_interval: Duration) {
-        let (mut prunes, mut trials) = (interval(prune_interval), interval(TRIAL_INTERVAL));
+        let mut prunes = interval(prune_interval);
         loop {
-            tokio::select! {
-                _ = prunes.tick() => {
-                    if let (Err(error), Some(store)) = (self.prune().await, &self.store) {
-                        store.record_failure(&error);
-                    }
-                }
-                _ = trials.tick() => {
-                    if let Some(store) = &self.store {
-                        store.retry_write().await;
-                    }
-                }
+            prunes.tick().await;
+            if let (Err(error), Some(store)) = (self.prune().await, &self.store) {
+                store.record_failure(&error);
             }
+        }
+    }
+
+    /// Tries whether a store that was in trouble can be written again.
+    async fn keep_trying(&self) {
+        let Some(store) = &self.store else { return };
+        let mut trials = interval(TRIAL_INTERVAL);
+        loop {
+            trials.tick().await;
+            store.retry_write().await;
         }
     }
 
@@ -445,11 +448,13 @@ impl Revocations {
         self.metrics.revocations(self.list.len());
         let Some(store) = &self.store else { return Ok(()) };
         let settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner).look(&self.clock);
+        // What cannot be pruned does not keep the rest from it.
+        let mut done = Ok(());
         if let Some(settled) = settled {
-            store.prune_logout_tokens(settled.as_secs().cast_signed()).await?;
+            done = done.and(store.prune_logout_tokens(settled.as_secs().cast_signed()).await);
         }
         if store.is_shared() {
-            store.prune_counters().await?;
+            done = done.and(store.prune_counters().await);
         }
         let counted = self.count(store).await?;
         let before = |seconds: u64| {
@@ -460,9 +465,9 @@ impl Revocations {
             }
         };
         for (scope, &seconds) in &retention.by_scope {
-            store.prune_revocations(Some(&written(scope)), before(seconds)).await?;
+            done = done.and(store.prune_revocations(Some(&written(scope)), before(seconds)).await);
         }
-        store.prune_revocations(None, before(retention.longest)).await
+        done.and(store.prune_revocations(None, before(retention.longest)).await)
     }
 
     /// Adds the time since the last call, and returns how many seconds gateways have run on the

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
-use super::{Store, StoreError};
+use super::{PRUNED_AT_ONCE, Store, StoreError};
 use crate::limit::{Budget, Place, Returned, SharedStore, Unavailable, Verdict};
 
 /// The budgets in a PostgreSQL store.
@@ -136,7 +136,11 @@ impl Store {
 
     /// Forgets budgets that are full again.
     pub async fn prune_counters(&self) -> Result<(), StoreError> {
-        let _: Vec<(i64,)> = self.connections.apart(sqlx::query_as(PRUNE)).await?;
+        let most = PRUNED_AT_ONCE.cast_signed();
+        // Nobody waits for these rows, so there is no pause.
+        while self.connections.apart::<(i64,)>(sqlx::query_as(PRUNE).bind(most)).await? == [(most,)]
+        {
+        }
         Ok(())
     }
 }
@@ -169,8 +173,10 @@ const GIVE_BACK: &str = "UPDATE limit_counters SET tat = tat - GREATEST(0, LEAST
     FROM (SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT) * 1000 AS now, \
     set_config('synchronous_commit', 'off', true) AS mode) AS clock WHERE name = $1 AND clock.mode = 'off' RETURNING tat";
 
-const PRUNE: &str = "WITH gone AS (DELETE FROM limit_counters WHERE tat < \
-    CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT) * 1000 RETURNING 1) SELECT COUNT(*) FROM gone";
+/// The outer condition is for a row that was written meanwhile.
+const PRUNE: &str = "WITH clock AS (SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT) * 1000 AS now), \
+    gone AS (DELETE FROM limit_counters USING clock WHERE tat < clock.now \
+    AND name IN (SELECT name FROM limit_counters, clock WHERE tat < clock.now LIMIT $1) RETURNING 1) SELECT COUNT(*) FROM gone";
 
 #[cfg(test)]
 mod tests {

@@ -86,8 +86,7 @@ impl Store {
 
     /// Deletes the logout tokens that have expired at `now`, in Unix seconds.
     pub async fn prune_logout_tokens(&self, now: i64) -> Result<(), StoreError> {
-        self.write(sqlx::query("DELETE FROM logout_tokens WHERE over_at <= $1").bind(now)).await?;
-        Ok(())
+        self.prune(|most| sqlx::query(PRUNE).bind(now).bind(most)).await
     }
 }
 
@@ -95,6 +94,8 @@ const RECEIVE: &str =
     "INSERT INTO logout_tokens (name, over_at) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
 
 const OF_SID: &str = "SELECT session, account, idp, issuer, claimed_until FROM provider_sessions WHERE issuer = $1 AND sid = $2";
+
+const PRUNE: &str = "DELETE FROM logout_tokens WHERE name IN (SELECT name FROM logout_tokens WHERE over_at <= $1 LIMIT $2)";
 
 #[cfg(test)]
 mod tests {

@@ -290,12 +290,8 @@ impl Store {
 
     /// Deletes the links that expired before this time, and the counts of mail from before `counted`.
     pub async fn prune_links(&self, before: i64, counted: i64) -> Result<(), StoreError> {
-        let mut writing = self.connections.write().await?;
-        let expired = sqlx::query("DELETE FROM mail_links WHERE expires_at < $1").bind(before);
-        writing.execute(expired).await?;
-        let past = sqlx::query("DELETE FROM mail_recipients WHERE sent_at <= $1").bind(counted);
-        writing.execute(past).await?;
-        writing.commit().await
+        self.prune(|most| sqlx::query(PRUNE_LINKS).bind(before).bind(most)).await?;
+        self.prune(|most| sqlx::query(PRUNE_RECIPIENTS).bind(counted).bind(most)).await
     }
 }
 
@@ -327,6 +323,10 @@ const DUE: &str = "SELECT kind, email, requested_at, attempts, asked, return_to,
 
 const DROP_UNTRIED: &str =
     "DELETE FROM mail_outbox WHERE attempts = 0 AND requested_at < $1 RETURNING kind";
+
+const PRUNE_RECIPIENTS: &str = "DELETE FROM mail_recipients WHERE sent_at IN (SELECT sent_at FROM mail_recipients WHERE sent_at <= $1 LIMIT $2)";
+
+const PRUNE_LINKS: &str = "DELETE FROM mail_links WHERE digest IN (SELECT digest FROM mail_links WHERE expires_at < $1 LIMIT $2)";
 
 /// The maximum number of seconds that mail waits for its first try. It waits, for example, while the
 /// configuration has no `mail`.

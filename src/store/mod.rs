@@ -296,6 +296,22 @@ impl Store {
         self.connections.write_one(statement).await
     }
 
+    /// Deletes rows in steps, so that others can write in between: a statement deletes as many rows as
+    /// it is given, until it finds no more.
+    async fn prune<'q>(
+        &self,
+        deleting: impl Fn(i64) -> Query<'q, Any, AnyArguments>,
+    ) -> Result<(), StoreError> {
+        loop {
+            let begun = Instant::now();
+            if self.write(deleting(PRUNED_AT_ONCE.cast_signed())).await? < PRUNED_AT_ONCE {
+                return Ok(());
+            }
+            // SQLite lets writers in by chance: half of the time is theirs.
+            tokio::time::sleep(begun.elapsed()).await;
+        }
+    }
+
     /// Notes an error that was reported as an unavailable store: the store is in trouble until
     /// [`Store::retry_write`] finds that it is not.
     pub fn record_failure(&self, error: &StoreError) {
@@ -422,6 +438,9 @@ fn install_drivers() {
     DRIVERS.call_once(sqlx::any::install_default_drivers);
 }
 
+/// How many rows a transaction deletes at most: more would keep others from writing for a long time.
+const PRUNED_AT_ONCE: u64 = 1000;
+
 /// How long a server may be silent before operators are told.
 const SILENCE: Duration = Duration::from_secs(10);
 
@@ -472,6 +491,7 @@ async fn migrate(
 mod tests {
     use sqlx::Executor;
 
+    use super::accounts::tests::account;
     use super::*;
 
     #[tokio::test]
@@ -500,6 +520,34 @@ mod tests {
         store.note_answer(true);
         store.retry_write().await;
         assert_eq!(store.problem(), None);
+    }
+
+    /// What is read while much is deleted shows that it is deleted in several transactions.
+    #[tokio::test]
+    async fn others_can_write_while_much_is_pruned() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&test_settings(folder.path())).await.unwrap();
+        store.insert_account(&account("a", "a@x.example")).await.unwrap();
+        let adding = "INSERT INTO sessions (id, account, generation, counter, created_at, rotated_at, address, user_agent) \
+            WITH RECURSIVE numbers (number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < 5001) \
+            SELECT 's' || CAST(number AS TEXT), 'a', 0, 0, 1, 1, '', '' FROM numbers";
+        assert_eq!(store.write(sqlx::query(adding)).await.unwrap(), 5001);
+        let count = async || {
+            let counting = sqlx::query_as("SELECT COUNT(*) FROM sessions");
+            let (count,): (i64,) = store.connections.one(counting).await.unwrap();
+            count
+        };
+        let stale = StaleBefore { created_at: 1, ahead: i64::MAX, rotated_at: 0, used_at: 0 };
+        let mut pruning = std::pin::pin!(store.prune_sessions(stale));
+        let mut seen = Vec::new();
+        loop {
+            tokio::select! {
+                done = &mut pruning => break done.unwrap(),
+                left = count() => seen.push(left),
+            }
+        }
+        assert!(seen.iter().any(|left| (1..5001).contains(left)), "{seen:?}");
+        assert_eq!(count().await, 0);
     }
 
     #[tokio::test]

@@ -160,8 +160,7 @@ impl Store {
 
     /// Deletes the tokens that were revoked or expired before this time, in Unix seconds.
     pub async fn prune_personal_tokens(&self, before: i64) -> Result<(), StoreError> {
-        self.write(sqlx::query(PRUNE).bind(before)).await?;
-        Ok(())
+        self.prune(|most| sqlx::query(PRUNE).bind(before).bind(most)).await
     }
 }
 
@@ -215,7 +214,7 @@ const REVOKE: &str = "UPDATE personal_tokens SET revoked_at = CASE WHEN revoked_
 const REVOKE_ALL: &str =
     "UPDATE personal_tokens SET revoked_at = $1 WHERE account = $2 AND revoked_at IS NULL";
 
-const PRUNE: &str = "DELETE FROM personal_tokens WHERE revoked_at < $1 OR expires_at < $1";
+const PRUNE: &str = "DELETE FROM personal_tokens WHERE id IN (SELECT id FROM personal_tokens WHERE revoked_at < $1 OR expires_at < $1 LIMIT $2)";
 
 #[cfg(test)]
 mod tests {

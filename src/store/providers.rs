@@ -287,8 +287,7 @@ impl Store {
     /// Forgets what providers know about sessions that cannot be used any more: they began at or
     /// before `before`, in Unix seconds, or their account has another generation.
     pub async fn prune_provider_sessions(&self, before: i64) -> Result<(), StoreError> {
-        self.write(sqlx::query(PRUNE).bind(before)).await?;
-        Ok(())
+        self.prune(|most| sqlx::query(PRUNE).bind(before).bind(most)).await
     }
 
     /// The key that seals logins in progress.
@@ -364,8 +363,8 @@ const POSTPONE: &str = "UPDATE provider_sessions SET due_at = $4 WHERE issuer = 
 
 pub(super) const OF_PERSON: &str = "SELECT session, account, idp, issuer, claimed_until FROM provider_sessions WHERE issuer = $1 AND subject = $2";
 
-const PRUNE: &str = "DELETE FROM provider_sessions WHERE created_at <= $1 \
-    OR generation <> (SELECT generation FROM accounts WHERE accounts.id = account)";
+const PRUNE: &str = "DELETE FROM provider_sessions WHERE session IN (SELECT session FROM provider_sessions WHERE created_at <= $1 \
+    OR EXISTS (SELECT 1 FROM accounts WHERE accounts.id = provider_sessions.account AND accounts.generation <> provider_sessions.generation) LIMIT $2)";
 
 #[cfg(test)]
 mod tests {

@@ -167,22 +167,21 @@ impl Store {
         Ok(Some(seq))
     }
 
-    /// Deletes the old revocations of this scope, or of every scope for `None`. Others can write in
-    /// between.
+    /// Deletes the old revocations of this scope, or of every scope for `None`.
     pub async fn prune_revocations(
         &self,
         scope: Option<&str>,
         OlderThan { revoked_at, noted_at }: OlderThan,
     ) -> Result<(), StoreError> {
-        loop {
-            let forgetting = match scope {
-                Some(scope) => sqlx::query(PRUNE_SCOPE).bind(revoked_at).bind(noted_at).bind(scope),
-                None => sqlx::query(PRUNE).bind(revoked_at).bind(noted_at),
-            };
-            if self.write(forgetting).await? < PRUNED_AT_ONCE {
-                return Ok(());
+        self.prune(|most| {
+            let query = sqlx::query(if scope.is_some() { PRUNE_SCOPE } else { PRUNE });
+            let query = query.bind(revoked_at).bind(noted_at).bind(most);
+            match scope {
+                Some(scope) => query.bind(scope),
+                None => query,
             }
-        }
+        })
+        .await
     }
 
     /// For how many seconds gateways have run on this database, as far as noted.
@@ -296,14 +295,10 @@ const SELECT_SERVER: &str = concat!(
 );
 
 const PRUNE: &str = "DELETE FROM revocations WHERE seq IN (SELECT seq FROM revocations WHERE revoked_at < $1 AND noted_at < $2 \
-    AND seq < (SELECT MAX(seq) FROM revocations) LIMIT 5000)";
+    AND seq < (SELECT MAX(seq) FROM revocations) LIMIT $3)";
 
 const PRUNE_SCOPE: &str = "DELETE FROM revocations WHERE seq IN (SELECT seq FROM revocations WHERE revoked_at < $1 AND noted_at < $2 \
-    AND scope = $3 AND seq < (SELECT MAX(seq) FROM revocations) LIMIT 5000)";
-
-/// How many rows one transaction deletes, as in the statements: more would keep others from writing
-/// for a long time.
-const PRUNED_AT_ONCE: u64 = 5000;
+    AND scope = $4 AND seq < (SELECT MAX(seq) FROM revocations) LIMIT $3)";
 
 const RUNNING: &str =
     "SELECT COALESCE(MAX(CAST(value AS BIGINT)), 0) FROM facts WHERE name = 'running_seconds'";

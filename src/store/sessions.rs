@@ -297,10 +297,10 @@ impl Store {
 
     /// Deletes the sessions that can no longer be used.
     pub async fn prune_sessions(&self, stale: StaleBefore) -> Result<(), StoreError> {
-        let forgetting =
-            sqlx::query("DELETE FROM sessions WHERE created_at <= $1 OR rotated_at <= $2");
-        self.write(forgetting.bind(stale.created_at).bind(stale.rotated_at)).await?;
-        Ok(())
+        self.prune(|most| {
+            sqlx::query(PRUNE).bind(stale.created_at).bind(stale.rotated_at).bind(most)
+        })
+        .await
     }
 }
 
@@ -403,3 +403,5 @@ const COUNT_OF_ACCOUNT: &str = "SELECT COUNT(*) FROM sessions WHERE account = $1
     AND generation = (SELECT generation FROM accounts WHERE accounts.id = sessions.account AND disabled = 0)";
 
 const END: &str = "UPDATE sessions SET ended_at = CASE WHEN ended_at IS NULL THEN $1 ELSE ended_at END WHERE id = $2 AND account = $3";
+
+const PRUNE: &str = "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE created_at <= $1 OR rotated_at <= $2 LIMIT $3)";
