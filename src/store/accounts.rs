@@ -3,7 +3,9 @@
 use uuid::Uuid;
 
 use super::connections::WriteTransaction;
-use super::revocations::{end_of_logins, write_revocations};
+use super::revocations::{
+    END_LOGINS_OF, LOGINS_ENDED, REVOKE_ACCOUNTS, end_of_logins, write_revocations,
+};
 use super::second_factors::forget_unconfirmed;
 use super::{RevocationRow, Store, StoreError};
 
@@ -164,21 +166,25 @@ impl Store {
         Ok(changed)
     }
 
-    /// Ends the sessions of these accounts and revokes what was issued to them, for all of them or
-    /// none. `revocation` is for the subject of each account; its value is replaced. Writes nothing
-    /// on an error.
+    /// Ends the sessions of these accounts, a page in the order of [`AccountOrder::Id`], and revokes what
+    /// was issued to them, for all of them or none. `revocation` is for the subject of each account; its
+    /// value is replaced. Writes nothing on an error.
     pub async fn end_sessions_of(
         &self,
         accounts: &[AccountRow],
         revocation: &RevocationRow,
         now: i64,
     ) -> Result<(), StoreError> {
+        let (Some(first), Some(last)) = (accounts.first(), accounts.last()) else { return Ok(()) };
+        let (first, last) = (&first.id, &last.id);
         let mut writing = self.connections.write().await?;
-        for account in accounts {
-            let revocation = RevocationRow { value: account.id.clone(), ..revocation.clone() };
-            let change = AccountChange::EndSessions;
-            change_account(&mut writing, &account.id, change, revocation, now).await?;
-        }
+        // One statement for all of them: others wait, and each statement takes a while to get there.
+        writing.execute(sqlx::query(END_SESSIONS_OF).bind(now).bind(first).bind(last)).await?;
+        let RevocationRow { kind, scope, .. } = revocation;
+        let revoking = sqlx::query(REVOKE_ACCOUNTS).bind(first).bind(last);
+        writing.execute(revoking.bind(kind).bind(scope)).await?;
+        let ending = sqlx::query(END_LOGINS_OF).bind(first).bind(last);
+        writing.execute(ending.bind(LOGINS_ENDED).bind(now)).await?;
         writing.commit().await
     }
 
@@ -319,6 +325,9 @@ const SET_PASSWORD: &str = "UPDATE accounts SET not_before = CASE WHEN issued_at
 
 const END_SESSIONS: &str = "UPDATE accounts SET not_before = CASE WHEN issued_at > $1 THEN issued_at ELSE $1 END, \
     generation = generation + 1 WHERE id = $2 RETURNING not_before";
+
+const END_SESSIONS_OF: &str = "UPDATE accounts SET not_before = CASE WHEN issued_at > $1 THEN issued_at ELSE $1 END, \
+    generation = generation + 1 WHERE id >= $2 AND id <= $3";
 
 const SET_EMAIL: &str = "UPDATE accounts SET not_before = CASE WHEN issued_at > $1 THEN issued_at ELSE $1 END, email = $3, email_verified = 1 \
     WHERE id = $2 AND NOT EXISTS (SELECT 1 FROM accounts AS others WHERE others.email = $3 AND others.id <> $2) RETURNING not_before";
@@ -495,6 +504,36 @@ pub(super) mod tests {
             1,
             "nothing is revoked of whom there is not"
         );
+    }
+
+    #[tokio::test]
+    async fn the_sessions_of_a_page_end_together_and_those_of_nobody_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(folder.path())).await.unwrap();
+        for id in ["a", "b", "c", "d"] {
+            store.insert_account(&account(id, id)).await.unwrap();
+        }
+        let opened = SessionRow { account: "b".into(), ..session("s", 0) };
+        store.open_session(&opened, "=x").await.unwrap().unwrap();
+        let person = "INSERT INTO provider_people (issuer, subject, account, created_at) VALUES ('i', 'p', 'c', 1)";
+        store.write(sqlx::query(person)).await.unwrap();
+        let page = store.accounts_after(AccountOrder::Id, None).await.unwrap();
+        for _ in 0..2 {
+            store.end_sessions_of(&page[1..3], &revocation("subject", ""), 50).await.unwrap();
+        }
+        assert!(store.live_session("s").await.unwrap().is_none());
+        let after = store.accounts_after(AccountOrder::Id, None).await.unwrap();
+        let generations: Vec<_> = after.iter().map(|account| account.generation).collect();
+        assert_eq!(generations, [0, 2, 2, 0]);
+        let rows = store.revocations_after(0).await.unwrap();
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|row| (&*row.kind, &*row.value, &*row.scope, row.revoked_at, row.seq))
+            .collect();
+        // The cut-off covers what was issued ahead of the clock.
+        let written = [("subject", "b", "=x", 100, 4), ("subject", "c", "=x", 50, 5)];
+        assert_eq!(rows[..2], written);
+        assert_eq!(rows[2..], [(LOGINS_ENDED, "c", "*", 50, 6)]);
     }
 
     /// The current password was right when it was checked, but the account has changed by the time

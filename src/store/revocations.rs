@@ -262,14 +262,51 @@ pub(super) fn end_of_logins(value: String, now: i64) -> RevocationRow {
 /// The maximum number of rows to read at a time.
 pub const REVOCATIONS_PAGE: usize = 10_000;
 
+/// Numbers several rows, in this order, and notes for how long gateways have run.
+macro_rules! next_numbers {
+    ($order:literal) => {
+        concat!(
+            "(SELECT COALESCE(MAX(seq), 0) FROM revocations) + ROW_NUMBER() OVER (ORDER BY ",
+            $order,
+            "), COALESCE((SELECT CAST(value AS BIGINT) FROM facts WHERE name = 'running_seconds'), 0)"
+        )
+    };
+}
+
+/// A row that exists gets the new number, and keeps the later time.
+macro_rules! keep_later {
+    () => {
+        "ON CONFLICT (kind, value, scope) DO UPDATE SET seq = excluded.seq, noted_at = excluded.noted_at, revoked_at = CASE \
+         WHEN excluded.revoked_at > revocations.revoked_at THEN excluded.revoked_at ELSE revocations.revoked_at END"
+    };
+}
+
 /// A subject that is an account of this store may have a token that was issued past an earlier
 /// cut-off, with an `iat` ahead of the current time. `WHERE true` tells SQLite's parser that
 /// `ON CONFLICT` is not a join.
-const INSERT: &str = "INSERT INTO revocations (kind, value, scope, revoked_at, seq, noted_at) \
-    SELECT $1, $2, $3, COALESCE((SELECT issued_at FROM accounts WHERE id = $2 AND issued_at > $4 AND $1 = 'subject'), $4), \
-    COALESCE(MAX(seq), 0) + 1, COALESCE((SELECT CAST(value AS BIGINT) FROM facts WHERE name = 'running_seconds'), 0) FROM revocations WHERE true \
-    ON CONFLICT (kind, value, scope) DO UPDATE SET seq = excluded.seq, noted_at = excluded.noted_at, revoked_at = CASE \
-    WHEN excluded.revoked_at > revocations.revoked_at THEN excluded.revoked_at ELSE revocations.revoked_at END RETURNING revoked_at";
+const INSERT: &str = concat!(
+    "INSERT INTO revocations (kind, value, scope, revoked_at, seq, noted_at) \
+     SELECT $1, $2, $3, COALESCE((SELECT issued_at FROM accounts WHERE id = $2 AND issued_at > $4 AND $1 = 'subject'), $4), \
+     COALESCE(MAX(seq), 0) + 1, COALESCE((SELECT CAST(value AS BIGINT) FROM facts WHERE name = 'running_seconds'), 0) FROM revocations WHERE true ",
+    keep_later!(),
+    " RETURNING revoked_at"
+);
+
+/// The same for accounts between two ids that have just been cut off.
+pub(super) const REVOKE_ACCOUNTS: &str = concat!(
+    "INSERT INTO revocations (kind, value, scope, revoked_at, seq, noted_at) SELECT $3, id, $4, not_before, ",
+    next_numbers!("id"),
+    " FROM accounts WHERE id >= $1 AND id <= $2 ",
+    keep_later!()
+);
+
+/// Ends the logins in progress of accounts between two ids, if anybody logs in to them at a provider.
+pub(super) const END_LOGINS_OF: &str = concat!(
+    "INSERT INTO revocations (kind, value, scope, revoked_at, seq, noted_at) SELECT $3, account, '*', $4, ",
+    next_numbers!("account"),
+    " FROM (SELECT DISTINCT account FROM provider_people WHERE account >= $1 AND account <= $2) AS people WHERE true ",
+    keep_later!()
+);
 
 const CUTOFF: &str = "SELECT COALESCE(MAX(revoked_at), 0) FROM revocations WHERE kind = 'subject' AND value = $1 AND scope IN ('*', $2)";
 

@@ -83,6 +83,36 @@ async fn commands_say_so_while_a_gateway_cannot_read() {
     assert_eq!(code, 0, "{error}");
 }
 
+/// Each answer of its database takes a while, and a page of accounts is a thousand.
+#[tokio::test]
+async fn others_write_while_a_command_far_away_ends_all_sessions() {
+    let Some(server) = PostgresServer::start() else { return };
+    let direct = server.create_database("app");
+    let link = Link::to(server.port());
+    let far = setup(&url(&link, "portcullis"), "", KEY).start().await;
+    let other = setup(&direct, "", KEY).start().await;
+    server.sql(
+        "app",
+        "INSERT INTO accounts (id, email, password, roles, disabled, email_verified, generation, not_before, created_at) \
+         SELECT 'a' || n, 'a' || n || '@example.com', '', 'user', 0, 1, 0, 0, 1 FROM generate_series(1, 1500) AS n",
+    );
+    link.slow(Duration::from_millis(10));
+    let writing = async {
+        for number in 0.. {
+            let (code, _, error) = other.command(&["revoke", "--jti", &number.to_string()]).await;
+            assert_eq!(code, 0, "{error}");
+        }
+    };
+    let (code, said, error) = tokio::select! {
+        done = far.command(&["user", "end-sessions", "--all"]) => done,
+        () = writing => unreachable!(),
+    };
+    assert!(code == 0 && said.contains("1500"), "{said} {error}");
+    assert_eq!(server.sql("app", "SELECT COUNT(*) FROM accounts WHERE generation = 0"), "0");
+    let revoked = "SELECT COUNT(DISTINCT seq) FROM revocations WHERE kind = 'subject'";
+    assert_eq!(server.sql("app", revoked), "1500");
+}
+
 /// PostgreSQL refuses every new connection, and the gateway has none left.
 #[tokio::test]
 async fn a_database_without_connections_is_named_with_its_remedy() {
