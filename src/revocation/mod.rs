@@ -245,7 +245,7 @@ impl Revocations {
     /// Follows the store and removes obsolete revocations, until it is dropped. `presence` reports
     /// progress to commands that revoke.
     pub async fn follow(self: Arc<Self>, presence: Option<Arc<Presence>>) {
-        self.follow_and_prune(presence, PRUNE_INTERVAL).await;
+        Box::pin(self.follow_and_prune(presence, PRUNE_INTERVAL)).await;
     }
 
     async fn follow_and_prune(&self, presence: Option<Arc<Presence>>, prune_interval: Duration) {

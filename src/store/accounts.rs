@@ -123,16 +123,12 @@ impl Store {
 
     /// The account with this address.
     pub async fn account_by_email(&self, email: &str) -> Result<Option<AccountRow>, StoreError> {
-        self.connections
-            .first(sqlx::query_as("SELECT * FROM accounts WHERE email = $1").bind(email))
-            .await
+        self.connections.first(sqlx::query_as(BY_EMAIL).bind(email)).await
     }
 
     /// The account with this id.
     pub async fn account(&self, id: &str) -> Result<Option<AccountRow>, StoreError> {
-        self.connections
-            .first(sqlx::query_as("SELECT * FROM accounts WHERE id = $1").bind(id))
-            .await
+        self.connections.first(sqlx::query_as(BY_ID).bind(id)).await
     }
 
     /// The first thousand accounts in this order, after `last`.
@@ -301,9 +297,28 @@ pub(super) async fn insert_account(
 /// The maximum number of accounts to read at a time, or to change in one transaction.
 const ACCOUNTS_PAGE: usize = 1000;
 
-const AFTER_EMAIL: &str = "SELECT * FROM accounts WHERE email > $1 ORDER BY email LIMIT $2";
+/// The columns of an [`AccountRow`]. With `*`, a column that a newer version adds would break the
+/// statements that this one has prepared.
+macro_rules! account_columns {
+    () => {
+        "accounts.id, accounts.email, accounts.name, accounts.password, accounts.roles, accounts.disabled, accounts.email_verified, \
+         accounts.generation, accounts.not_before, accounts.created_at, accounts.last_login_at"
+    };
+}
+pub(super) use account_columns;
 
-const AFTER_ID: &str = "SELECT * FROM accounts WHERE id > $1 ORDER BY id LIMIT $2";
+const BY_EMAIL: &str = concat!("SELECT ", account_columns!(), " FROM accounts WHERE email = $1");
+
+const BY_ID: &str = concat!("SELECT ", account_columns!(), " FROM accounts WHERE id = $1");
+
+const AFTER_EMAIL: &str = concat!(
+    "SELECT ",
+    account_columns!(),
+    " FROM accounts WHERE email > $1 ORDER BY email LIMIT $2"
+);
+
+const AFTER_ID: &str =
+    concat!("SELECT ", account_columns!(), " FROM accounts WHERE id > $1 ORDER BY id LIMIT $2");
 
 const RECORD_IMPORT: &str = "INSERT INTO facts (name, value) VALUES ('last_import', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 

@@ -4,7 +4,7 @@ use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
 
-use super::accounts::change_account;
+use super::accounts::{account_columns, change_account};
 use super::addresses::set_email;
 use super::connections::WriteTransaction;
 use super::personal_tokens::revoke_all_tokens;
@@ -364,10 +364,14 @@ const CONFIRMED_BY_NOW: &str = "SELECT accounts.created_at FROM accounts JOIN ma
 /// for. A link to verify an address dies when the address is verified. One that was made while the
 /// clock was ahead does not last until that date: it is not valid yet if it is farther ahead than it
 /// was to last.
-const ACCOUNT_OF_LINK: &str = "SELECT accounts.* FROM accounts JOIN mail_links ON mail_links.account = accounts.id \
-    AND mail_links.email = accounts.email AND (CASE mail_links.purpose WHEN 'verify' THEN accounts.email_verified = 0 ELSE mail_links.generation = accounts.generation END) \
-    WHERE mail_links.digest = $1 AND mail_links.purpose = $2 AND mail_links.used_at IS NULL AND mail_links.expires_at > $3 \
-    AND mail_links.created_at * 2 - mail_links.expires_at <= $3 AND accounts.disabled = 0";
+const ACCOUNT_OF_LINK: &str = concat!(
+    "SELECT ",
+    account_columns!(),
+    " FROM accounts JOIN mail_links ON mail_links.account = accounts.id \
+     AND mail_links.email = accounts.email AND (CASE mail_links.purpose WHEN 'verify' THEN accounts.email_verified = 0 ELSE mail_links.generation = accounts.generation END) \
+     WHERE mail_links.digest = $1 AND mail_links.purpose = $2 AND mail_links.used_at IS NULL AND mail_links.expires_at > $3 \
+     AND mail_links.created_at * 2 - mail_links.expires_at <= $3 AND accounts.disabled = 0"
+);
 
 const USE_LINK: &str = "UPDATE mail_links SET used_at = $1 WHERE digest = $2 AND purpose = $3 AND account = $4 \
     AND used_at IS NULL AND expires_at > $1 AND created_at * 2 - expires_at <= $1 AND EXISTS (SELECT 1 FROM accounts WHERE accounts.id = mail_links.account \

@@ -491,7 +491,7 @@ async fn migrate(
 mod tests {
     use sqlx::Executor;
 
-    use super::accounts::tests::account;
+    use super::accounts::tests::{account, session};
     use super::*;
 
     #[tokio::test]
@@ -548,6 +548,64 @@ mod tests {
         }
         assert!(seen.iter().any(|left| (1..5001).contains(left)), "{seen:?}");
         assert_eq!(count().await, 0);
+    }
+
+    /// A newer version that runs beside this one adds columns.
+    #[tokio::test]
+    async fn a_column_that_is_added_meanwhile_disturbs_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&test_settings(folder.path())).await.unwrap();
+        store.insert_account(&account("a", "a@x.example")).await.unwrap();
+        let key = SigningKeyRow {
+            number: 1,
+            kid: "k".into(),
+            algorithm: "ES256".into(),
+            private: zeroize::Zeroizing::new("secret".into()),
+            created_at: 1,
+            signs_from: 1,
+        };
+        store.insert_signing_key(&key).await.unwrap();
+        let token = PersonalTokenRow {
+            id: "t".into(),
+            account: "a".into(),
+            name: "laptop".into(),
+            digest: "digest".into(),
+            roles: None,
+            created_at: 1,
+            expires_at: 1000,
+            last_used_at: None,
+            revoked_at: None,
+        };
+        store.add_personal_token(&token, (None, 0), 9).await.unwrap();
+        store.open_session(&session("s", 0), "=x").await.unwrap().unwrap();
+        let live = StaleBefore { created_at: 0, ahead: i64::MAX, rotated_at: 0, used_at: 0 };
+        // As often as a connection needs to keep the statement.
+        let read = async || {
+            for _ in 0..8 {
+                assert!(store.account("a").await.unwrap().is_some());
+                assert!(store.account_by_email("a@x.example").await.unwrap().is_some());
+                for order in [AccountOrder::Id, AccountOrder::Email] {
+                    assert_eq!(store.accounts_after(order, None).await.unwrap().len(), 1);
+                }
+                assert!(store.live_session("s").await.unwrap().is_some());
+                assert!(store.account_of_session("s").await.unwrap().is_some());
+                assert_eq!(store.sessions_of("a", live).await.unwrap().0.len(), 1);
+                assert!(store.issue_again("s", "=x", 9).await.unwrap().is_some());
+                assert!(store.issue_to_generation("a", 0, "=x", 9).await.unwrap().is_some());
+                assert_eq!(store.personal_tokens_of("a").await.unwrap().len(), 1);
+                assert!(store.personal_token("digest").await.unwrap().is_some());
+                assert!(store.use_personal_token("t", "=x", 9).await.unwrap().is_some());
+                assert_eq!(store.signing_keys().await.unwrap().len(), 1);
+                assert!(store.account_of_link("link", "reset", 9).await.unwrap().is_none());
+                assert!(store.account_of_person("=x", "person").await.unwrap().is_none());
+            }
+        };
+        read().await;
+        for table in ["accounts", "sessions", "personal_tokens", "signing_keys"] {
+            let adding = format!("ALTER TABLE {table} ADD COLUMN added TEXT NOT NULL DEFAULT ''");
+            store.write(sqlx::query(sqlx::AssertSqlSafe(adding))).await.unwrap();
+        }
+        read().await;
     }
 
     #[tokio::test]

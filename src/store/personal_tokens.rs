@@ -3,6 +3,7 @@
 //! A token is looked up by its digest. Its use issues an access token to its account, with the same
 //! `iat` rule as a login: whatever ends access tokens also ends what a token was used for.
 
+use super::accounts::account_columns;
 use super::connections::WriteTransaction;
 use super::revocations::write_revocations;
 use super::sessions::issue_to;
@@ -100,9 +101,7 @@ impl Store {
         &self,
         digest: &str,
     ) -> Result<Option<PersonalTokenRow>, StoreError> {
-        self.connections
-            .first(sqlx::query_as("SELECT * FROM personal_tokens WHERE digest = $1").bind(digest))
-            .await
+        self.connections.first(sqlx::query_as(BY_DIGEST).bind(digest)).await
     }
 
     /// Uses a token: notes the day, and issues an access token to its account. `None`: it is
@@ -118,12 +117,8 @@ impl Store {
         let token: Option<PersonalTokenRow> =
             writing.first(sqlx::query_as(USABLE).bind(id).bind(now)).await?;
         let Some(token) = token else { return Ok(None) };
-        let account: Option<AccountRow> = writing
-            .first(
-                sqlx::query_as("SELECT * FROM accounts WHERE id = $1 AND disabled = 0")
-                    .bind(&token.account),
-            )
-            .await?;
+        let account: Option<AccountRow> =
+            writing.first(sqlx::query_as(OWNER).bind(&token.account)).await?;
         let Some(account) = account else { return Ok(None) };
         let issued = issue_to(&mut writing, account, scope, now).await?;
         writing.execute(sqlx::query(USED).bind(now - now.rem_euclid(DAY)).bind(id)).await?;
@@ -202,10 +197,30 @@ const INSERT: &str = "INSERT INTO personal_tokens (id, account, name, digest, ro
 const FORGET: &str = "DELETE FROM personal_tokens WHERE account = $1 AND revoked_at IS NOT NULL AND id NOT IN \
     (SELECT id FROM personal_tokens WHERE account = $1 AND revoked_at IS NOT NULL ORDER BY created_at DESC LIMIT $2)";
 
-const OF_ACCOUNT: &str = "SELECT * FROM personal_tokens WHERE account = $1 AND revoked_at IS NULL ORDER BY created_at DESC, name";
+/// The columns of a [`PersonalTokenRow`], by name as those of an account.
+macro_rules! token_columns {
+    () => {
+        "id, account, name, digest, roles, created_at, expires_at, last_used_at, revoked_at"
+    };
+}
 
-const USABLE: &str =
-    "SELECT * FROM personal_tokens WHERE id = $1 AND expires_at > $2 AND revoked_at IS NULL";
+const BY_DIGEST: &str =
+    concat!("SELECT ", token_columns!(), " FROM personal_tokens WHERE digest = $1");
+
+const OF_ACCOUNT: &str = concat!(
+    "SELECT ",
+    token_columns!(),
+    " FROM personal_tokens WHERE account = $1 AND revoked_at IS NULL ORDER BY created_at DESC, name"
+);
+
+const USABLE: &str = concat!(
+    "SELECT ",
+    token_columns!(),
+    " FROM personal_tokens WHERE id = $1 AND expires_at > $2 AND revoked_at IS NULL"
+);
+
+const OWNER: &str =
+    concat!("SELECT ", account_columns!(), " FROM accounts WHERE id = $1 AND disabled = 0");
 
 const USED: &str = "UPDATE personal_tokens SET last_used_at = $1 WHERE id = $2 AND (last_used_at IS NULL OR last_used_at < $1)";
 

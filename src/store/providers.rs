@@ -8,6 +8,7 @@ use sqlx::any::AnyArguments;
 use sqlx::query::Query;
 use zeroize::Zeroizing;
 
+use super::accounts::account_columns;
 use super::connections::WriteTransaction;
 use super::{AccountRow, LOGINS_ENDED, NamedThere, Store, StoreError};
 
@@ -340,8 +341,12 @@ const INSERT_PERSON: &str = "INSERT INTO provider_people (issuer, subject, accou
     WHERE NOT EXISTS (SELECT 1 FROM provider_people WHERE issuer = $1 AND account = $3) \
     AND NOT EXISTS (SELECT 1 FROM revocations WHERE kind = 'subject' AND value = $3 AND seq > $5) ON CONFLICT (issuer, subject) DO NOTHING";
 
-const ACCOUNT_OF_PERSON: &str = "SELECT accounts.* FROM accounts JOIN provider_people ON provider_people.account = accounts.id \
-    WHERE provider_people.issuer = $1 AND provider_people.subject = $2";
+const ACCOUNT_OF_PERSON: &str = concat!(
+    "SELECT ",
+    account_columns!(),
+    " FROM accounts JOIN provider_people ON provider_people.account = accounts.id \
+     WHERE provider_people.issuer = $1 AND provider_people.subject = $2"
+);
 
 const TO_RECHECK: &str = "SELECT session, account, idp, issuer, claimed_until FROM provider_sessions \
     WHERE (due_at <= $1 OR due_at > $2) AND (claimed_until <= $1 OR claimed_until > $3) \

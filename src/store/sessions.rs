@@ -1,5 +1,6 @@
 //! The table of sessions: one row is one family of refresh tokens.
 
+use super::accounts::account_columns;
 use super::connections::WriteTransaction;
 use super::revocations::{latest_cutoff, write_revocations};
 use super::{AccountRow, RevocationRow, Store, StoreError};
@@ -381,14 +382,32 @@ const ROTATE: &str = "UPDATE sessions SET counter = counter + 1, rotated_at = $1
     WHERE id = $2 AND counter = $3 AND ended_at IS NULL AND created_at > $4 AND rotated_at > $5 AND created_at < $8 \
     AND generation = (SELECT generation FROM accounts WHERE accounts.id = sessions.account AND disabled = 0)";
 
-const ACCOUNT: &str = "SELECT accounts.*, sessions.until_closed, sessions.idp, sessions.acr, sessions.auth_time FROM accounts JOIN sessions ON sessions.account = accounts.id WHERE sessions.id = $1 \
-    AND sessions.ended_at IS NULL AND sessions.generation = accounts.generation AND accounts.disabled = 0";
+const ACCOUNT: &str = concat!(
+    "SELECT ",
+    account_columns!(),
+    ", sessions.until_closed, sessions.idp, sessions.acr, sessions.auth_time FROM accounts JOIN sessions ON sessions.account = accounts.id WHERE sessions.id = $1 \
+     AND sessions.ended_at IS NULL AND sessions.generation = accounts.generation AND accounts.disabled = 0"
+);
 
-const OF_GENERATION: &str =
-    "SELECT * FROM accounts WHERE id = $1 AND generation = $2 AND disabled = 0";
+const OF_GENERATION: &str = concat!(
+    "SELECT ",
+    account_columns!(),
+    " FROM accounts WHERE id = $1 AND generation = $2 AND disabled = 0"
+);
 
-const LIVE: &str = "SELECT * FROM sessions WHERE id = $1 AND ended_at IS NULL \
-    AND generation = (SELECT generation FROM accounts WHERE accounts.id = sessions.account AND disabled = 0)";
+/// The columns of a [`SessionRow`], by name as those of an account.
+macro_rules! session_columns {
+    () => {
+        "id, account, generation, counter, created_at, rotated_at, address, user_agent, ended_at, until_closed, idp, acr, auth_time"
+    };
+}
+
+const LIVE: &str = concat!(
+    "SELECT ",
+    session_columns!(),
+    " FROM sessions WHERE id = $1 AND ended_at IS NULL \
+     AND generation = (SELECT generation FROM accounts WHERE accounts.id = sessions.account AND disabled = 0)"
+);
 
 /// The maximum number of sessions of an account to list.
 const MAX_LISTED: i64 = 100;
@@ -396,8 +415,12 @@ const MAX_LISTED: i64 = 100;
 const USER_AGENTS: &str =
     "SELECT user_agent FROM sessions WHERE account = $1 ORDER BY created_at DESC LIMIT $2";
 
-const LIVE_OF_ACCOUNT: &str = "SELECT * FROM sessions WHERE account = $1 AND created_at > $2 AND rotated_at > $3 AND created_at < $4 AND ended_at IS NULL \
-    AND generation = (SELECT generation FROM accounts WHERE accounts.id = sessions.account AND disabled = 0) ORDER BY rotated_at DESC LIMIT $5";
+const LIVE_OF_ACCOUNT: &str = concat!(
+    "SELECT ",
+    session_columns!(),
+    " FROM sessions WHERE account = $1 AND created_at > $2 AND rotated_at > $3 AND created_at < $4 AND ended_at IS NULL \
+     AND generation = (SELECT generation FROM accounts WHERE accounts.id = sessions.account AND disabled = 0) ORDER BY rotated_at DESC LIMIT $5"
+);
 
 const COUNT_OF_ACCOUNT: &str = "SELECT COUNT(*) FROM sessions WHERE account = $1 AND created_at > $2 AND rotated_at > $3 AND created_at < $4 AND ended_at IS NULL \
     AND generation = (SELECT generation FROM accounts WHERE accounts.id = sessions.account AND disabled = 0)";

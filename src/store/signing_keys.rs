@@ -47,7 +47,7 @@ impl Store {
     pub async fn signing_keys(&self) -> Result<Vec<SigningKeyRow>, StoreError> {
         let rows: Vec<Sealed> = self
             .connections
-            .all(sqlx::query_as("SELECT * FROM signing_keys ORDER BY number"))
+            .all(sqlx::query_as("SELECT number, kid, algorithm, private, created_at, signs_from FROM signing_keys ORDER BY number"))
             .await?;
         rows.into_iter()
             .map(|row| {
