@@ -292,7 +292,7 @@ impl Counters {
         let levels = || {
             Levels([OF_KEYS, OF_GROUPS, OF_BLOCKS].map(|level| {
                 let (interval, requests) = of_level(level, interval, requests);
-                Budgets::new(interval, requests, most, timer.clone())
+                Budgets::new(interval, requests, most, timer)
             }))
         };
         let rests = u32::try_from(most / KEYS_PER_REST).unwrap_or(u32::MAX).max(1);
@@ -363,11 +363,11 @@ impl Levels {
 }
 
 impl Budgets {
-    fn new(interval: Duration, requests: NonZeroU32, most: usize, timer: Timer) -> Self {
+    fn new(interval: Duration, requests: NonZeroU32, most: usize, timer: &Timer) -> Self {
         let quota = Quota::with_period(interval).map(|quota| quota.allow_burst(requests));
         let quota = quota.expect("the emission interval is at least a nanosecond");
         let store = Store::new(interval, requests, most);
-        Self { limiter: RateLimiter::new(quota, store.clone(), timer), store }
+        Self { limiter: RateLimiter::new(quota, store.clone(), timer.restarted()), store }
     }
 
     /// Returns the TAT after taking a cell; 0 if the key has no place, so that nothing was taken.
@@ -446,7 +446,7 @@ impl Exceeded {
 
 /// The limiter's own clock. It is monotonic, so setting the time of day neither opens nor closes a
 /// limit. It starts at zero because governor passes the time since the limiter was created to its
-/// store.
+/// store: each limiter has one of its own ([`Timer::restarted`]).
 #[derive(Clone, Debug)]
 enum Timer {
     Monotonic(Instant),
@@ -454,6 +454,14 @@ enum Timer {
 }
 
 impl Timer {
+    /// The same clock, starting at zero now.
+    fn restarted(&self) -> Self {
+        match self {
+            Self::Monotonic(_) => Self::Monotonic(Instant::now()),
+            Self::Set { clock, .. } => Self::Set { clock: clock.clone(), start: clock.now() },
+        }
+    }
+
     fn elapsed(&self) -> Duration {
         Duration::from_nanos(governor::clock::Clock::now(self).as_u64())
     }

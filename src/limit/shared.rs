@@ -491,6 +491,21 @@ mod tests {
         assert_eq!(passed(&one, "192.0.2.2", 9).await, 0);
     }
 
+    /// The counters of a part begin later than the limit does.
+    #[tokio::test]
+    async fn a_part_gets_back_what_did_not_fail_and_keeps_what_did() {
+        let ([one, _], store, clock) = gateways(5, Count::Failures);
+        clock.advance(Duration::from_hours(1));
+        store.is_away.store(true, Ordering::Relaxed);
+        for _ in 0..20 {
+            one.give_back(take(&one, "192.0.2.1").await.unwrap());
+        }
+        assert_eq!(passed(&one, "192.0.2.1", 9).await, 2);
+        clock.advance(Duration::from_secs(1));
+        one.prune();
+        assert_eq!(passed(&one, "192.0.2.1", 9).await, 0, "what was used up is not forgotten");
+    }
+
     /// Counters that begin anew would grant a second budget.
     #[tokio::test]
     async fn another_rank_gives_no_fresh_budget() {

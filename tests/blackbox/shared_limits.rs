@@ -212,6 +212,19 @@ async fn a_stopped_redis_delays_nobody_for_long() {
     in_mode(&gateway, 0.0).await;
 }
 
+/// What does not fail does not count, with Redis or without.
+#[tokio::test]
+async fn a_stopped_redis_does_not_make_failures_of_successes() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let file = limited(&redis, 10, "count = 'failures'").replace("'1h'", "'1s'");
+    let gateway = Gateway::start(&file).await;
+    in_mode(&gateway, 0.0).await;
+    redis.signal("STOP");
+    assert_eq!(passed(&gateway, "198.51.100.1", 50).await, 50);
+    in_mode(&gateway, 1.0).await;
+    redis.signal("CONT");
+}
+
 #[tokio::test]
 async fn a_redis_that_cannot_be_written_is_named_with_its_remedy() {
     let Some(redis) = Redis::start(&[]) else { return };
