@@ -2,9 +2,9 @@
 //! within this process; with several gateways, also in a store that they share (`shared`).
 //!
 //! A `Limit` owns its counters, which all workers share, so that the budget applies to the process.
-//! It bounds both the rate per key and the number of keys that it remembers (`store`). It never
-//! queues: a request is allowed, or refused with the time of a retry. Only [`Limit::confirm`] waits,
-//! for the store of a shared limit.
+//! It bounds both the rate per key and the number of keys that it remembers (`store`). A request is
+//! allowed, or refused with the time of a retry. Only [`Limit::confirm`] waits: for the store of a
+//! shared limit, and for requests that may not have failed (`undecided`).
 //!
 //! A client that can invent keys could use up all places of a limit and lock everyone else out. Keys
 //! that one client can invent therefore also share the budget of a group, [`GROUP`] times that of
@@ -19,7 +19,8 @@
 //! With `count = "failures"`, the cell is taken when the request arrives and returned if it did not
 //! fail, so that parallel guesses gain nothing. Only what is left of the cell is returned: a
 //! request that was held open until its cell was replenished anyway must not compensate for a guess
-//! made since.
+//! made since. While all cells of a key are taken and some of these requests are undecided, further
+//! ones wait.
 
 use std::cell::Cell as Slot;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -32,17 +33,21 @@ use governor::clock::{Clock as _, FakeRelativeClock};
 use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
 use governor::{Quota, RateLimiter};
+use tokio::time::timeout;
 
 pub use self::live::{LiveGateways, Place};
 pub use self::queue::{Queue, Queued};
 pub use self::shared::{Budget, Returned, SharedStore, Unavailable, Verdict};
 use self::shared::{Elsewhere, Sharing};
 use self::store::{Asked, Key, Store};
+pub use self::undecided::Held;
+use self::undecided::{LONGEST_WAIT, Undecided, Waiting};
 
 mod live;
 mod queue;
 mod shared;
 mod store;
+mod undecided;
 
 /// What a limit allows, and for whom. Two limits with equal settings may share their counters
 /// across a reload.
@@ -98,6 +103,8 @@ pub struct Limit {
     settings: Settings,
     own: Counters,
     timer: Timer,
+    /// `None`: no request waits for others.
+    undecided: Option<Arc<Undecided>>,
     /// Set once, for a limit that several gateways share.
     sharing: OnceLock<Sharing>,
 }
@@ -124,6 +131,12 @@ struct Budgets {
 }
 
 impl Settings {
+    /// Whether requests wait for others that may not have failed. Those of a subject do not: it was
+    /// decided that they may pass, and that must not be late.
+    fn waits(&self) -> bool {
+        self.count == Count::Failures && !self.observe && self.key != KeyKind::Subject
+    }
+
     /// Whether it bounds the requests of one address, whatever their outcome.
     pub fn bounds_each_client(&self) -> bool {
         self.key == KeyKind::Client && self.count == Count::All && !self.observe
@@ -144,7 +157,8 @@ impl Limit {
     fn with_timer(name: &str, settings: Settings, timer: Timer) -> Self {
         let interval = emission_interval(&settings);
         let own = Counters::new(interval, settings.requests, settings.max_clients, &timer);
-        Self { name: name.into(), settings, own, timer, sharing: OnceLock::new() }
+        let undecided = settings.waits().then(Undecided::new);
+        Self { name: name.into(), settings, own, timer, undecided, sharing: OnceLock::new() }
     }
 
     /// The section's name.
@@ -193,7 +207,7 @@ impl Limit {
     pub fn give_back(&self, cell: Cell) {
         self.own.give_back(&cell.shares);
         if let (Some(sharing), Some(elsewhere)) = (self.sharing.get(), cell.elsewhere) {
-            sharing.give_back(*elsewhere);
+            sharing.give_back(*elsewhere, cell.held);
         }
     }
 
@@ -225,9 +239,9 @@ impl Limit {
     }
 
     /// Whether [`Limit::confirm`] has yet to be called for this cell: until then, only this process
-    /// has counted the request.
+    /// has counted the request, or nothing has because it has to wait for others.
     pub fn is_unconfirmed(&self, cell: &Cell) -> bool {
-        cell.elsewhere.is_none() && self.sharing.get().is_some()
+        cell.due.is_some() || cell.elsewhere.is_none() && self.sharing.get().is_some()
     }
 
     /// Whether the store of a shared limit cannot be asked at present, so that this process grants
@@ -238,15 +252,63 @@ impl Limit {
 
     /// Also takes the cell from the budget that all gateways share. Waits for the store, which
     /// answers or fails within a fraction of a second. If it fails, the budget is divided by the
-    /// number of gateways. Returns at once if the limit is not shared.
+    /// number of gateways.
+    ///
+    /// If undecided requests of this process hold the cells, waits for them, for a few seconds at
+    /// most. Returns at once if there is nothing to wait for.
     ///
     /// # Errors
-    /// The shared budget is exhausted. Nothing is taken then, in this process either.
+    /// The budget is exhausted. Nothing is taken then, in this process either.
     pub async fn confirm(&self, cell: Cell) -> Result<Cell, Exceeded> {
+        match self.confirm_once(cell).await {
+            Ok(cell) => Ok(cell),
+            Err(NoCell { exceeded, wanted: None }) => Err(exceeded),
+            // Boxed: few requests wait.
+            Err(NoCell { exceeded, wanted: Some(wanted) }) => {
+                Box::pin(self.wait(exceeded, wanted)).await
+            }
+        }
+    }
+
+    async fn confirm_once(&self, cell: Cell) -> Result<Cell, NoCell> {
+        if let Some(exceeded) = cell.due {
+            return Err(NoCell { exceeded, wanted: Some(cell.shares) });
+        }
         match self.sharing.get() {
             Some(sharing) if cell.elsewhere.is_none() => sharing.confirm(self, cell).await,
             _ => Ok(cell),
         }
+    }
+
+    /// Waits for undecided requests until one gives back a cell like `wanted`.
+    async fn wait(&self, exceeded: Exceeded, mut wanted: Shares) -> Result<Cell, Exceeded> {
+        let key = wanted.key.key;
+        let place = self.undecided.as_ref().and_then(|undecided| undecided.line_up(key));
+        let Some(place) = place else { return Err(exceeded) };
+        let waiting = async {
+            let _turn = place.turn().await;
+            loop {
+                let groups: Vec<_> =
+                    wanted.groups.iter().map(|share| (share.level, share.key)).collect();
+                let counted = match self.take_cell((key, wanted.client), groups, Some(&place)) {
+                    Ok(cell) => self.confirm_once(cell).await,
+                    Err(refused) => Err(refused),
+                };
+                match counted {
+                    Ok(mut cell) => {
+                        cell.held.iter_mut().for_each(Held::confirmed);
+                        return Ok(cell);
+                    }
+                    Err(NoCell { exceeded, wanted: None }) => return Err(exceeded),
+                    Err(NoCell { exceeded, wanted: Some(again) }) => {
+                        wanted = again;
+                        // Or until it is replenished.
+                        let _ = timeout(exceeded.retry_after, place.decided()).await;
+                    }
+                }
+            }
+        };
+        timeout(LONGEST_WAIT, waiting).await.unwrap_or(Err(exceeded))
     }
 
     fn client(&self, ip: IpAddr) -> Key {
@@ -257,7 +319,7 @@ impl Limit {
     }
 
     /// The block and the network of an IPv6 client, if they contain more than one client.
-    fn networks(&self, client: Key) -> impl Iterator<Item = (u8, Key)> + use<> {
+    fn networks(&self, client: Key) -> impl Iterator<Item = (u8, Key)> + Clone + use<> {
         let prefix = self.settings.ipv6_prefix;
         let network = move |level, length| match client {
             Key::V6(ip) if prefix > length => {
@@ -273,17 +335,44 @@ impl Limit {
         self.take(key, key, None)
     }
 
+    /// Takes a cell, or finds that [`Limit::confirm`] has to wait for one.
     fn take(
         &self,
         key: Key,
         client: Key,
-        groups: impl IntoIterator<Item = (u8, Key)>,
+        groups: impl IntoIterator<Item = (u8, Key)> + Clone,
     ) -> Result<Cell, Exceeded> {
         if let Some(sharing) = self.sharing.get() {
             sharing.check_refused(self, &key)?;
         }
-        let shares = self.own.take(key, client, groups)?;
-        Ok(Cell { shares, elsewhere: None })
+        self.take_cell((key, client), groups, None).or_else(|refused| match refused {
+            NoCell { exceeded, wanted: None } => Err(exceeded),
+            NoCell { exceeded, wanted: Some(shares) } => {
+                Ok(Cell { shares, elsewhere: None, held: None, due: Some(exceeded) })
+            }
+        })
+    }
+
+    fn take_cell(
+        &self,
+        (key, client): (Key, Key),
+        groups: impl IntoIterator<Item = (u8, Key)> + Clone,
+        place: Option<&Waiting>,
+    ) -> Result<Cell, NoCell> {
+        let cell = |shares, held| Cell { shares, elsewhere: None, held, due: None };
+        let Some(undecided) = &self.undecided else {
+            let taken = self.own.take(key, client, groups);
+            return taken.map(|shares| cell(shares, None)).map_err(NoCell::from);
+        };
+        let wanted = groups.clone();
+        let taken = undecided.take(key, place, || self.own.take(key, client, groups));
+        taken.map(|(shares, held)| cell(shares, Some(held))).map_err(|(refused, is_undecided)| {
+            let soon = Exceeded { retry_after: emission_interval(&self.settings) };
+            NoCell {
+                exceeded: refused.unwrap_or(soon),
+                wanted: is_undecided.then(|| Shares::wanted(key, client, wanted)),
+            }
+        })
     }
 }
 
@@ -308,8 +397,7 @@ impl Counters {
         client: Key,
         groups: impl IntoIterator<Item = (u8, Key)>,
     ) -> Result<Shares, Exceeded> {
-        let key = Share { level: OF_KEYS, key, until: 0 };
-        let mut shares = Shares { client, key, groups: Vec::new(), rest: None };
+        let mut shares = Shares::wanted(key, client, None);
         match self.fill(&mut shares, groups) {
             Ok(()) => Ok(shares),
             Err(exceeded) => {
@@ -397,6 +485,24 @@ pub struct Cell {
     shares: Shares,
     /// What a shared limit has counted besides this process; `None`: not confirmed, or not shared.
     elsewhere: Option<Box<Elsewhere>>,
+    /// Until it is decided whether the request failed, if others wait for that.
+    held: Option<Held>,
+    /// Nothing was taken yet, because the request has to wait: the refusal if it cannot.
+    due: Option<Exceeded>,
+}
+
+/// Why there is no cell.
+#[derive(Debug)]
+struct NoCell {
+    exceeded: Exceeded,
+    /// What to wait for; `None`: nothing can be given back soon.
+    wanted: Option<Shares>,
+}
+
+impl From<Exceeded> for NoCell {
+    fn from(exceeded: Exceeded) -> Self {
+        Self { exceeded, wanted: None }
+    }
 }
 
 /// What a cell takes from the counters of one limit.
@@ -409,6 +515,15 @@ struct Shares {
     groups: Vec<Share>,
     /// In place of those that have no place.
     rest: Option<Box<Share>>,
+}
+
+impl Shares {
+    /// Shares of which none is taken.
+    fn wanted(key: Key, client: Key, groups: impl IntoIterator<Item = (u8, Key)>) -> Self {
+        let share = |(level, key)| Share { level, key, until: 0 };
+        let groups = groups.into_iter().map(share).collect();
+        Self { client, key: share((OF_KEYS, key)), groups, rest: None }
+    }
 }
 
 /// What a cell takes from one budget.

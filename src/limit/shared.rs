@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{
-    Cell, Count, Counters, Exceeded, Key, Limit, OF_BLOCKS, OF_GROUPS, Place, Share, Shares,
-    emission_interval, of_level,
+    Cell, Count, Counters, Exceeded, Held, Key, Limit, NoCell, OF_BLOCKS, OF_GROUPS, Place, Share,
+    Shares, emission_interval, of_level,
 };
 
 /// A store that counts for several gateways.
@@ -28,8 +28,8 @@ pub trait SharedStore: fmt::Debug + Send + Sync {
         budgets: &'a [Budget],
     ) -> Pin<Box<dyn Future<Output = Result<Verdict, Unavailable>> + Send + 'a>>;
 
-    /// Returns what is left of cells. Does not wait.
-    fn give_back(&self, returned: Vec<Returned>);
+    /// Returns what is left of cells. Does not wait; `held` is dropped when that is done.
+    fn give_back(&self, returned: Vec<Returned>, held: Option<Held>);
 
     /// Whether it can be asked at present.
     fn is_available(&self) -> bool;
@@ -120,7 +120,9 @@ impl Sharing {
     }
 
     /// See [`Limit::confirm`].
-    pub(super) async fn confirm(&self, limit: &Limit, cell: Cell) -> Result<Cell, Exceeded> {
+    pub(super) async fn confirm(&self, limit: &Limit, cell: Cell) -> Result<Cell, NoCell> {
+        // Before the store is asked: those who wait are told of whatever is decided from now on.
+        let can_wait = cell.held.as_ref().is_some_and(Held::has_others);
         let budgets = budgets(limit, &cell.shares);
         let exceeded = match self.store.take(&budgets).await {
             Ok(Verdict::Taken(until)) => {
@@ -129,12 +131,9 @@ impl Sharing {
                 return Ok(with(cell, Elsewhere::Shared(taken)));
             }
             Ok(Verdict::Exceeded(retry_after)) => {
-                // A failure that is still being counted may be given back at any time.
-                let known = match limit.settings.count {
-                    Count::All => retry_after,
-                    Count::Failures => retry_after.min(RECHECK),
-                };
-                self.refused.note(&cell.shares.key.key, limit.timer.elapsed(), known);
+                if !can_wait {
+                    self.note_refused(limit, &cell.shares.key.key, retry_after);
+                }
                 Exceeded { retry_after }
             }
             Err(Unavailable) => match self.take_part(limit, &cell.shares) {
@@ -143,12 +142,21 @@ impl Sharing {
             },
         };
         limit.own.give_back(&cell.shares);
-        Err(exceeded)
+        Err(NoCell { exceeded, wanted: can_wait.then_some(cell.shares) })
     }
 
-    pub(super) fn give_back(&self, elsewhere: Elsewhere) {
+    fn note_refused(&self, limit: &Limit, key: &Key, retry_after: Duration) {
+        // A failure that is still being counted may be given back at any time.
+        let known = match limit.settings.count {
+            Count::All => retry_after,
+            Count::Failures => retry_after.min(RECHECK),
+        };
+        self.refused.note(key, limit.timer.elapsed(), known);
+    }
+
+    pub(super) fn give_back(&self, elsewhere: Elsewhere, held: Option<Held>) {
         match elsewhere {
-            Elsewhere::Shared(returned) => self.store.give_back(returned),
+            Elsewhere::Shared(returned) => self.store.give_back(returned, held),
             Elsewhere::Part(part, shares) => {
                 if let Some(counters) = &part.counters {
                     counters.give_back(&shares);
@@ -353,7 +361,7 @@ mod tests {
             Box::pin(std::future::ready(verdict))
         }
 
-        fn give_back(&self, returned: Vec<Returned>) {
+        fn give_back(&self, returned: Vec<Returned>, _: Option<Held>) {
             let mut tats = self.tats.lock().unwrap();
             for Returned { budget, .. } in returned {
                 *tats.get_mut(&budget.name).unwrap() -= budget.interval;
@@ -381,8 +389,8 @@ mod tests {
             self.0.take(budgets)
         }
 
-        fn give_back(&self, returned: Vec<Returned>) {
-            self.0.give_back(returned);
+        fn give_back(&self, returned: Vec<Returned>, held: Option<Held>) {
+            self.0.give_back(returned, held);
         }
 
         fn is_available(&self) -> bool {
@@ -504,6 +512,29 @@ mod tests {
         clock.advance(Duration::from_secs(1));
         one.prune();
         assert_eq!(passed(&one, "192.0.2.1", 9).await, 0, "what was used up is not forgotten");
+    }
+
+    /// With the store and without it: whoever finds the budget taken waits for those of this gateway
+    /// that are undecided.
+    #[tokio::test]
+    async fn what_undecided_requests_hold_is_waited_for() {
+        let ([one, other], store, _) = gateways(2, Count::Failures);
+        for (is_away, ip) in [(false, "192.0.2.1"), (true, "192.0.2.2")] {
+            store.is_away.store(is_away, Ordering::Relaxed);
+            let first = take(&one, ip).await.unwrap();
+            if !is_away {
+                let _failed = take(&other, ip).await.unwrap();
+            }
+            let mut next = Box::pin(take(&one, ip));
+            assert!(tokio::time::timeout(Duration::ZERO, &mut next).await.is_err(), "{ip}");
+            one.give_back(first);
+            let next = next.await.unwrap();
+            let mut last = Box::pin(take(&one, ip));
+            assert!(tokio::time::timeout(Duration::ZERO, &mut last).await.is_err(), "{ip}");
+            drop(next);
+            last.await.unwrap_err();
+            take(&one, ip).await.unwrap_err();
+        }
     }
 
     /// Counters that begin anew would grant a second budget.

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::{RedisSettings, SessionUse, SessionsAway, StoredSession};
 use crate::clock::Clock;
-use crate::limit::{Budget, LiveGateways, Place, Returned, SharedStore, Unavailable, Verdict};
+use crate::limit::{
+    Budget, Held, LiveGateways, Place, Returned, SharedStore, Unavailable, Verdict,
+};
 use crate::telemetry::metrics::Metrics;
 use crate::token::RevokedKeys;
 
@@ -145,7 +147,7 @@ impl SharedStore for Redis {
         match self.0 {}
     }
 
-    fn give_back(&self, _: Vec<Returned>) {
+    fn give_back(&self, _: Vec<Returned>, _: Option<Held>) {
         match self.0 {}
     }
 

@@ -8,7 +8,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, Script};
 
 use super::Redis;
-use crate::limit::{Budget, Place, Returned, SharedStore, Unavailable, Verdict};
+use crate::limit::{Budget, Held, Place, Returned, SharedStore, Unavailable, Verdict};
 
 /// The scripts, with their digests.
 pub(super) struct Scripts {
@@ -75,7 +75,7 @@ impl SharedStore for Redis {
     }
 
     /// A cell that cannot be given back stays taken until it is replenished.
-    fn give_back(&self, returned: Vec<Returned>) {
+    fn give_back(&self, returned: Vec<Returned>, held: Option<Held>) {
         let Some(current) = self.current() else { return };
         let mut connection = MultiplexedConnection::clone(&current);
         let scripts = Arc::clone(&self.scripts);
@@ -83,6 +83,7 @@ impl SharedStore for Redis {
             async move {
                 // The next question notices a server that is away.
                 let _ = scripts.give_back(&returned, &mut connection).await;
+                drop(held);
             },
             &self.background,
         );

@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 use super::{PRUNED_AT_ONCE, Store, StoreError};
-use crate::limit::{Budget, Place, Returned, SharedStore, Unavailable, Verdict};
+use crate::limit::{Budget, Held, Place, Returned, SharedStore, Unavailable, Verdict};
 
 /// The budgets in a PostgreSQL store.
 #[derive(Debug)]
@@ -88,10 +88,11 @@ impl SharedStore for SharedCounters {
     }
 
     /// A cell that cannot be given back stays taken until it is replenished.
-    fn give_back(&self, returned: Vec<Returned>) {
+    fn give_back(&self, returned: Vec<Returned>, held: Option<Held>) {
         let store = self.store.clone();
         let returning = async move {
             let _ = tokio::time::timeout(PATIENCE, store.give_back_cells(&returned)).await;
+            drop(held);
         };
         self.returning.spawn_on(returning, &self.background);
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use base64::Engine;
 use serde_json::{Value, json};
@@ -384,6 +385,30 @@ async fn a_route_limit_does_not_replace_the_built_in_login_limits() {
         let status = guess(&gateway, "198.51.100.1", &format!("u{index}@x.example")).await;
         assert_eq!(status, if index < 5 { 401 } else { 429 }, "account {index}");
     }
+}
+
+/// Of many logins at once from one address and with one account, all with the right password pass,
+/// and only five guesses are tried.
+#[tokio::test]
+async fn logins_at_once_wait_for_each_other() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    let log_in = async |password: &str| {
+        let mut logins = tokio::task::JoinSet::new();
+        for _ in 0..8 {
+            let body = json!({ "email": "ann@example.com", "password": password });
+            let request = gateway.post("/auth/login", &body);
+            logins.spawn(async { request.send().await.status });
+        }
+        logins.join_all().await
+    };
+    assert_eq!(log_in(PASSWORD).await, [200; 8]);
+    let begun = Instant::now();
+    let guesses = log_in("wrong").await;
+    let tried = guesses.iter().filter(|status| **status == 401).count() as u64;
+    // Five, and one more for each twelve seconds that hashing took.
+    assert!((5..=5 + begun.elapsed().as_secs() / 12).contains(&tried), "{guesses:?}");
+    assert!(guesses.iter().all(|status| matches!(status, 401 | 429)), "{guesses:?}");
 }
 
 /// Several routes with identity endpoints give no more guesses than one, whatever their limits.

@@ -141,7 +141,7 @@ async fn parallel_guesses_gain_no_attempts() {
         waiting.push(connection);
     }
     let mut statuses = Vec::new();
-    // The nine refusals arrive while the three requests are still in flight.
+    // The nine others wait until the three are decided, and are refused because they failed.
     gateway.upstream().until(|seen| seen.requests.len() == 3).await;
     for _ in 0..3 {
         gateway.upstream().release();
