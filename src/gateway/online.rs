@@ -85,28 +85,29 @@ impl Online<'_> {
         let can_log_in = *access.method == Method::GET
             && access.guard.access == Access::Authenticated
             && is_navigation(access.headers);
+        if can_log_in
+            && let Some(login) =
+                identity.must_log_in_again(cookie, policy).await.map_err(unavailable)?
+        {
+            return Err(Unauthenticated::MustLogInAgain(Box::new(Insufficient {
+                wanted: StepUp::default(),
+                is_strong: true,
+                idp: Some(login),
+                who: None,
+            })));
+        }
         let mut stale = None;
         loop {
             let client = access.client.ip();
             let device = || Device::new(client, access.headers);
             let outcome = if self.renews {
-                identity.renew(cookie, stale.as_ref(), can_log_in, device, policy).await
+                identity.renew(cookie, stale.as_ref(), device, policy).await
             } else {
-                identity.lend(cookie, stale.as_ref(), can_log_in, client, policy).await
+                identity.lend(cookie, stale.as_ref(), client, policy).await
             };
             let renewed = match outcome {
                 Ok(renewed) => renewed,
                 Err(NotRenewed::Ended) => return decided,
-                Err(NotRenewed::MustLogInAgain(login)) if can_log_in => {
-                    return Err(Unauthenticated::MustLogInAgain(Box::new(Insufficient {
-                        wanted: StepUp::default(),
-                        is_strong: true,
-                        idp: Some(login),
-                        who: None,
-                    })));
-                }
-                // It has waited for what a page asked: ask again without that.
-                Err(NotRenewed::MustLogInAgain(_)) => continue,
                 Err(NotRenewed::Unavailable(error)) => {
                     return Err(Unauthenticated::Unavailable(error));
                 }

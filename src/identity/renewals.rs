@@ -42,9 +42,6 @@ pub enum NotRenewed {
     /// The cookie is not one of ours, or its session has ended.
     #[error("the session has ended")]
     Ended,
-    /// The person must log in again at the provider with this name.
-    #[error("the person must log in again at `{0}`")]
-    MustLogInAgain(String),
     /// The store or the signing keys failed.
     #[error(transparent)]
     Unavailable(Arc<IdentityError>),
@@ -84,16 +81,14 @@ impl Identity {
     /// `refresh_reuse_interval` after its cookies were first sent, its outcome; `stale` is an outcome
     /// that no longer helps, because its access token has been revoked or has expired since. A forged
     /// cookie costs no I/O, and the same cookie of a session that has ended is looked up once in
-    /// [`ENDED_FOR`]. `can_log_in`: nothing is lost if the person is sent to their provider.
+    /// [`ENDED_FOR`].
     ///
     /// # Errors
-    /// The session has ended, the person must log in again, or the store is not available. Of
-    /// requests at once, one that cannot lead to a login may also be told of it.
+    /// The session has ended, or the store is not available.
     pub async fn renew(
         self: &Arc<Self>,
         cookie: &str,
         stale: Option<&Arc<Renewed>>,
-        can_log_in: bool,
         device: impl FnOnce() -> Device,
         policy: &Arc<Policy>,
     ) -> Outcome {
@@ -106,7 +101,7 @@ impl Identity {
             let (identity, policy) = (Arc::clone(self), Arc::clone(policy));
             let (cookie, device) = (cookie.to_owned(), device());
             for_client(device.address, async move {
-                let _turn = identity.turn_to_renew(token, can_log_in, &policy).await?;
+                let _turn = identity.turn_to_renew(token).await?;
                 identity.renew_now(&cookie, presenter, &device, &policy).await
             })
         };
@@ -119,12 +114,11 @@ impl Identity {
     /// little as [`Identity::renew`] for forged cookies and for sessions that have ended.
     ///
     /// # Errors
-    /// As [`Identity::renew`].
+    /// The session has ended, or the store is not available.
     pub async fn lend(
         self: &Arc<Self>,
         cookie: &str,
         stale: Option<&Arc<Renewed>>,
-        can_log_in: bool,
         client: IpAddr,
         policy: &Arc<Policy>,
     ) -> Outcome {
@@ -133,7 +127,7 @@ impl Identity {
             let (identity, policy) = (Arc::clone(self), Arc::clone(policy));
             let cookie = cookie.to_owned();
             for_client(client, async move {
-                let _turn = identity.turn_to_renew(token, can_log_in, &policy).await?;
+                let _turn = identity.turn_to_renew(token).await?;
                 identity.lend_now(&cookie, token, &policy).await
             })
         };
@@ -181,29 +175,19 @@ impl Identity {
     /// Waits until the same session, and no other one of its account, is renewed. The store writes one
     /// thing at a time, and an account may have any number of sessions. Tokens of a session that has
     /// ended do not fill the connections that read, either.
-    async fn turn_to_renew(
-        &self,
-        token: RefreshToken,
-        can_log_in: bool,
-        policy: &Policy,
-    ) -> Result<[Turn; 2], NotRenewed> {
-        let session = token.session.to_string();
-        let first = self.turn_of(&session).await?;
-        let account = self.sessions.account_of(&session).await;
-        let account = account.map_err(|error| self.not_renewed(error.into()))?;
-        let account = account.ok_or(NotRenewed::Ended)?.id;
-        if can_log_in {
-            let login = self.must_log_in_again(&session, policy).await;
-            if let Some(login) = login.map_err(|error| self.not_renewed(error))? {
-                return Err(NotRenewed::MustLogInAgain(login));
-            }
-        }
-        Ok([first, self.turn_of(&account).await?])
-    }
-
-    async fn turn_of(&self, whose: &str) -> Result<Turn, NotRenewed> {
-        let turn = self.renewing.wait(whose, LONGEST_WAIT).await;
-        turn.map_err(|_| self.not_renewed(IdentityError::TooManyRenewals))
+    async fn turn_to_renew(&self, token: RefreshToken) -> Result<[Turn; 2], NotRenewed> {
+        let wait = async |whose: &str| {
+            let turn = self.renewing.wait(whose, LONGEST_WAIT).await;
+            turn.map_err(|_| IdentityError::TooManyRenewals)
+        };
+        let turns = async {
+            let session = token.session.to_string();
+            let first = wait(&session).await?;
+            let account = self.sessions.account_of(&session).await?;
+            let account = account.ok_or(RefreshError::Invalid)?.id;
+            Ok([first, wait(&account).await?])
+        };
+        turns.await.map_err(|error| self.not_renewed(error))
     }
 
     async fn renew_now(
@@ -293,7 +277,7 @@ impl Attempt {
                     && !stale.is_some_and(|stale| Arc::ptr_eq(stale, renewed))
             }
             Some(Err(NotRenewed::Ended)) => token.counter == self.used && age < ENDED_FOR,
-            Some(Err(NotRenewed::MustLogInAgain(_) | NotRenewed::Unavailable(_))) => false,
+            Some(Err(NotRenewed::Unavailable(_))) => false,
         }
     }
 }

@@ -344,6 +344,12 @@ impl Sessions {
         RefreshToken::decode(token, &self.key)
     }
 
+    /// Returns the id of the session for which this gateway issued a refresh token, which may have
+    /// expired.
+    pub(super) fn sid_of(&self, token: &str) -> Option<String> {
+        Some(self.parse(token)?.session.to_string())
+    }
+
     /// Whether a token that was used was first used less than `refresh_reuse_interval` ago.
     async fn is_repeated_in_time(
         &self,

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::by_mail::sqlite;
 use crate::harness::accounts::open;
 use crate::harness::jar::{ACCESS, Jar, SESSION, log_in, logged_in, navigates};
 use crate::harness::upstream::write;
@@ -194,24 +193,6 @@ async fn a_session_that_was_ended_leads_to_the_login() {
     let sid = sessions["sessions"][0]["sid"].as_str().unwrap();
     assert_eq!(gateway.command(&["revoke", "--session", sid]).await.0, 0);
     ends(&gateway, &jar).await;
-}
-
-/// Where people also log in at a provider, which may have to see them again.
-#[tokio::test]
-async fn a_session_that_was_ended_is_not_looked_up_at_its_provider() {
-    let provider = "[identity.login.corp]\nissuer = 'https://login.invalid'\nclient_id = 'x'\nclient_secret = { file = 'secret' }";
-    let gateway = Gateway::setup(&open(provider)).file("secret", "a secret").start().await;
-    let jar = logged_in(&gateway).await;
-    let logout = jar.send(gateway.request("POST", "/auth/logout").header(OWN.0, OWN.1)).body("");
-    assert_eq!(logout.send().await.status, 204);
-    // Whoever looks there fails.
-    let gone = "ALTER TABLE provider_sessions RENAME TO gone";
-    sqlite(&gateway.path("portcullis.db"), gone).await;
-    for _ in 0..2 {
-        let response = jar.send(navigates(gateway.get("/reports"))).send().await;
-        let login = Some("/auth/login?return_to=%2Freports");
-        assert_eq!((response.status, response.header("location")), (303, login), "{response:?}");
-    }
 }
 
 /// What a browser learns that has kept the cookies of such a session.

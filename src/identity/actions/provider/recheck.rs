@@ -270,21 +270,22 @@ impl Identity {
     }
 
     /// Returns the name of the provider at which the person must log in again, because the refresh
-    /// token of their live session was lost. `None` if it was not, or if the provider does not respond.
+    /// token of their session was lost. `None` if it was not, or if the provider does not respond.
     ///
     /// # Errors
     /// The store is not available.
-    pub(in crate::identity) async fn must_log_in_again(
+    pub async fn must_log_in_again(
         &self,
-        sid: &str,
+        cookie: &str,
         policy: &Policy,
     ) -> Result<Option<String>, IdentityError> {
         if policy.providers.is_empty() {
             return Ok(None);
         }
-        let Some(row) = self.store.provider_session(sid).await? else { return Ok(None) };
+        let Some(sid) = self.sessions.sid_of(cookie) else { return Ok(None) };
+        let Some(row) = self.store.provider_session(&sid).await? else { return Ok(None) };
         let tokens: SetOfTokens = serde_json::from_str(&row.tokens).unwrap_or_default();
-        if row.due_at.is_none() || tokens.refresh.is_some() {
+        if row.due_at.is_none() || tokens.refresh.is_some() || !self.sessions.goes_on(&sid).await? {
             return Ok(None);
         }
         Ok(match policy.provider_of(&row.idp, &row.issuer) {
