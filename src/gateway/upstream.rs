@@ -26,6 +26,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
@@ -53,6 +54,8 @@ pub struct Upstream {
     folds: Folds,
     /// One list per worker, oldest first.
     idle: Box<[Mutex<VecDeque<Idle>>]>,
+    /// A permit for each response that was passed on and whose stream has yet to end.
+    ending: Arc<Semaphore>,
     /// The number of requests in flight, if that is limited.
     in_flight: Arc<AtomicUsize>,
 }
@@ -116,6 +119,7 @@ impl Upstream {
             health: Health::default(),
             folds: Folds::default(),
             idle: (0..workers).map(|_| Mutex::new(VecDeque::new())).collect(),
+            ending: Arc::new(Semaphore::new(response::MOST_ENDING)),
             in_flight: Arc::default(),
             settings,
         }

@@ -227,7 +227,8 @@ const WINDOW: u32 = 64 * 1024;
 /// measure that grows with this: frames of 6 bytes in [`WINDOW`] do not reach it.
 const CONNECTION_WINDOW: u32 = WINDOW * 100;
 
-/// h2 ends a connection that has brought more than 100 empty frames.
+/// h2 ends a connection that has brought more than 100 empty frames that end nothing. A response may
+/// have one.
 const MOST_REQUESTS: u32 = 64;
 
 /// The maximum number of request bytes that are buffered.

@@ -331,13 +331,23 @@ impl Drop for UpstreamBody {
     /// hyper drops a body whose announced bytes it has written. On HTTP/2, its stream may end in a
     /// frame of its own, after which the connection can carry the next request.
     fn drop(&mut self) {
+        let Some(held @ Held::Http2(_)) = &self.lease.held else { return };
         let has_passed = self.lease.is_empty || self.size_hint().exact() == Some(0);
-        if !has_passed || self.ended.is_some() || !matches!(self.lease.held, Some(Held::Http2(_))) {
+        let is_whole = self.upload.as_ref().is_none_or(|upload| held.has_carried(upload));
+        if self.ended.is_some() || !has_passed || !is_whole || self.lease.keep_for.is_zero() {
             return;
         }
-        let (Some(inner), Ok(runtime)) = (self.inner.take(), Handle::try_current()) else { return };
-        let lease = self.lease.take();
-        runtime.spawn(timeout(LATE_END, keep_at_end(inner, lease, self.upload.take())));
+        let place = Arc::clone(&self.lease.upstream.ending).try_acquire_owned();
+        let (Ok(place), Some(inner), Ok(runtime)) =
+            (place, self.inner.take(), Handle::try_current())
+        else {
+            return;
+        };
+        let kept = keep_at_end(inner, self.lease.take(), self.upload.take());
+        runtime.spawn(async move {
+            let _ = timeout(LATE_END, kept).await;
+            drop(place);
+        });
     }
 }
 
@@ -354,7 +364,10 @@ async fn keep_at_end(mut inner: Incoming, mut lease: Lease, upload: Option<Arc<U
 }
 
 /// How late the end of a stream may come after its last byte.
-const LATE_END: Duration = Duration::from_secs(1);
+const LATE_END: Duration = Duration::from_millis(100);
+
+/// For how many ends of streams an upstream waits at most. Nothing else counts their connections.
+pub(super) const MOST_ENDING: usize = 64;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
