@@ -379,8 +379,8 @@ impl Outbox {
         Ok(Some((Some(account.id), Letter { to, subject, text })))
     }
 
-    /// Makes a link. `None`: enough links were sent to the account or the address recently. A retried message may
-    /// get a new link.
+    /// Makes a link. `None`: enough links were sent to the account or the address recently. A retried
+    /// message may get a new link.
     async fn link(
         &self,
         account: &AccountRow,
@@ -400,7 +400,9 @@ impl Outbox {
             created_at: now,
             expires_at,
         };
-        let most = if mail.attempts <= 1 { ENOUGH } else { i64::MAX };
+        // No stranger can ask for an invitation, so none can keep one from being mailed.
+        let is_invitation = mail.kind == MailKind::Invite.as_str();
+        let most = if is_invitation || mail.attempts > 1 { i64::MAX } else { ENOUGH };
         if !self.store.insert_link(&row, now - ENOUGH_WITHIN, most).await? {
             tracing::info!(target: AUDIT, kind = purpose.as_str(), account = account.id, "mail_withheld");
             return Ok(None);

@@ -356,6 +356,22 @@ async fn requests_of_others_cannot_fill_a_mailbox() {
     assert_eq!(read(&gateway.path("mail")).len(), 5);
 }
 
+/// Nor do they keep an invitation from somebody whose address was registered by a stranger.
+#[tokio::test]
+async fn requests_of_others_withhold_no_invitation() {
+    let config = MAILING.replace("mail =", "verify_email = true\nmail =");
+    let gateway = Gateway::start(&config).await;
+    assert_eq!(register(&gateway, "bob@example.com").await.status, 201);
+    for count in 2..=6 {
+        let body = json!({ "email": "bob@example.com" });
+        assert_eq!(post(&gateway, "/password/forgot", body).await.status, 202);
+        assert_eq!(mails(&gateway, count).await.len(), count);
+    }
+    let (code, ..) = portcullis(&gateway, &["user", "invite", "bob@example.com"], "");
+    assert_eq!(code, 0);
+    assert_eq!(mails(&gateway, 7).await.len(), 7);
+}
+
 #[tokio::test]
 async fn unsent_mail_is_tried_again() {
     // A folder inside a file cannot be created.
