@@ -85,9 +85,11 @@ impl Online<'_> {
         let can_log_in = *access.method == Method::GET
             && access.guard.access == Access::Authenticated
             && is_navigation(access.headers);
+        let client = access.client.ip();
         if can_log_in
+            && !identity.is_known_to_have_ended(cookie)
             && let Some(login) =
-                identity.must_log_in_again(cookie, policy).await.map_err(unavailable)?
+                identity.must_log_in_again(cookie, client, policy).await.map_err(unavailable)?
         {
             return Err(Unauthenticated::MustLogInAgain(Box::new(Insufficient {
                 wanted: StepUp::default(),
@@ -98,7 +100,6 @@ impl Online<'_> {
         }
         let mut stale = None;
         loop {
-            let client = access.client.ip();
             let device = || Device::new(client, access.headers);
             let outcome = if self.renews {
                 identity.renew(cookie, stale.as_ref(), device, policy).await

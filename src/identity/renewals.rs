@@ -77,6 +77,16 @@ struct Attempt {
 }
 
 impl Identity {
+    /// Whether a request with this cookie has just learned that its session has ended. Costs no I/O.
+    pub fn is_known_to_have_ended(&self, cookie: &str) -> bool {
+        let Some(token) = self.sessions.parse(cookie) else { return false };
+        let now = self.clock.running();
+        [&self.renewals.rotated, &self.renewals.lent].into_iter().any(|known| {
+            let known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.attempts.get(&token.session).is_some_and(|last| last.has_ended(token, now))
+        })
+    }
+
     /// Renews the session of a cookie. Requests with the same cookie share one rotation and, for
     /// `refresh_reuse_interval` after its cookies were first sent, its outcome; `stale` is an outcome
     /// that no longer helps, because its access token has been revoked or has expired since. A forged
@@ -276,13 +286,20 @@ impl Attempt {
                 (is_used || token.counter == renewed.counter && age < shared_for)
                     && !stale.is_some_and(|stale| Arc::ptr_eq(stale, renewed))
             }
-            Some(Err(NotRenewed::Ended)) => token.counter == self.used && age < ENDED_FOR,
+            Some(Err(NotRenewed::Ended)) => self.has_ended(token, now),
             Some(Err(NotRenewed::Unavailable(_))) => false,
         }
     }
 }
 
 impl Attempt {
+    /// Whether it lately found that the session of this token has ended.
+    fn has_ended(&self, token: RefreshToken, now: Duration) -> bool {
+        token.counter == self.used
+            && now.saturating_sub(self.begun) < ENDED_FOR
+            && matches!(*self.outcome.borrow(), Some(Err(NotRenewed::Ended)))
+    }
+
     /// Whether its cookies have not been sent before this time.
     fn is_unsent_since(&self, time: Duration) -> bool {
         matches!(&*self.outcome.borrow(), Some(Ok(renewed))

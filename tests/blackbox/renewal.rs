@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::by_mail::sqlite;
 use crate::harness::accounts::open;
 use crate::harness::jar::{ACCESS, Jar, SESSION, log_in, logged_in, navigates};
 use crate::harness::upstream::write;
@@ -193,6 +194,24 @@ async fn a_session_that_was_ended_leads_to_the_login() {
     let sid = sessions["sessions"][0]["sid"].as_str().unwrap();
     assert_eq!(gateway.command(&["revoke", "--session", sid]).await.0, 0);
     ends(&gateway, &jar).await;
+}
+
+/// Where people also log in at a provider, which may have to see them again.
+#[tokio::test]
+async fn a_session_that_was_ended_is_looked_up_at_its_provider_once() {
+    let provider = "[identity.login.corp]\nissuer = 'https://login.invalid'\nclient_id = 'x'\nclient_secret = { file = 'secret' }";
+    let gateway = Gateway::setup(&open(provider)).file("secret", "a secret").start().await;
+    let jar = logged_in(&gateway).await;
+    let logout = jar.send(gateway.request("POST", "/auth/logout").header(OWN.0, OWN.1)).body("");
+    assert_eq!(logout.send().await.status, 204);
+    for _ in 0..3 {
+        let response = jar.send(navigates(gateway.get("/reports"))).send().await;
+        let login = Some("/auth/login?return_to=%2Freports");
+        assert_eq!((response.status, response.header("location")), (303, login), "{response:?}");
+        // From now on, whoever looks there fails.
+        let gone = "DROP TABLE IF EXISTS provider_sessions";
+        sqlite(&gateway.path("portcullis.db"), gone).await;
+    }
 }
 
 /// What a browser learns that has kept the cookies of such a session.

@@ -9,6 +9,7 @@
 //! as they are written, and a refusal is remembered until the session has ended.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use crate::identity::error::IdentityError;
 use crate::identity::provider::{NotGranted, Provider, Renewed, SaidAgain, SetOfTokens};
 use crate::identity::{Identity, Policy};
 use crate::outbound::TOTAL_TIME;
-use crate::store::{MAX_AHEAD, RecheckDue, SessionAtProvider};
+use crate::store::{MAX_AHEAD, RecheckDue, SessionAtProvider, for_client};
 
 impl Identity {
     /// Asks about every session that is due, until the future is dropped. `policy` returns the
@@ -277,12 +278,22 @@ impl Identity {
     pub async fn must_log_in_again(
         &self,
         cookie: &str,
+        client: IpAddr,
         policy: &Policy,
     ) -> Result<Option<String>, IdentityError> {
         if policy.providers.is_empty() {
             return Ok(None);
         }
         let Some(sid) = self.sessions.sid_of(cookie) else { return Ok(None) };
+        for_client(client, self.login_for(sid, policy)).await
+    }
+
+    /// Where the person of a session must log in again.
+    async fn login_for(
+        &self,
+        sid: String,
+        policy: &Policy,
+    ) -> Result<Option<String>, IdentityError> {
         let Some(row) = self.store.provider_session(&sid).await? else { return Ok(None) };
         let tokens: SetOfTokens = serde_json::from_str(&row.tokens).unwrap_or_default();
         if row.due_at.is_none() || tokens.refresh.is_some() || !self.sessions.goes_on(&sid).await? {
