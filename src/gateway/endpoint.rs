@@ -121,12 +121,9 @@ impl Gateway {
         };
         let answered = identity.answer(request, Arc::clone(policy)).await;
         if let Err(refused) = &answered
-            && matches!(
-                refused.error,
-                IdentityError::Overloaded(_) | IdentityError::NoPasswordLogin
-            )
+            && refused.error.tried_nothing()
         {
-            // No password was tried. A flood of such requests takes no places either.
+            // A flood of such requests takes no places, and pages that a person opens can send some.
             exchange.give_back(&identity.budgets().all());
         }
         if let Err(refused) = &answered

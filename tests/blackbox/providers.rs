@@ -720,6 +720,17 @@ async fn a_provider_that_answers_nonsense_fails_one_login() {
     site.log_in("ann");
 }
 
+/// Any page can send a browser to this address: that must not use up what logins from there need.
+#[tokio::test]
+async fn a_return_without_a_login_is_not_counted() {
+    let file = file("http://127.0.0.1:9", "", "").replace("limit = 'wide'\n", "");
+    let gateway = Gateway::setup(&file).file("login.secret", SECRET).start().await;
+    for _ in 0..100 {
+        let returned = gateway.get("/auth/login/corp/callback?code=x&state=y").send().await;
+        assert_eq!(returned.status, 400, "{}", returned.text());
+    }
+}
+
 /// Twenty tabs whose access token has expired: nothing of this reaches the provider.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_never_wait_for_the_provider() {
