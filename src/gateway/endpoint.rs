@@ -94,12 +94,7 @@ impl Gateway {
         if let (Some(budget), true) = (endpoint.budget, is_offered) {
             let client = client.ip();
             let who = (token, named.as_deref());
-            let counted = match self
-                .count_by_client_and_account(route, identity, budget, client, who, exchange)
-            {
-                Ok(()) => exchange.confirm().await,
-                Err(limited) => Err(limited),
-            };
+            let counted = self.count(route, identity, budget, client, who, exchange).await;
             if let Err(limited) = counted {
                 // Otherwise, guesses at one account from many addresses would use up the limit by
                 // address, and every login would be refused.
@@ -182,7 +177,9 @@ impl Gateway {
     /// Counts a request by its address, its session and the account that it names: by the built-in
     /// limits, and by the limit of the route. A request that must name an account but does not is refused
     /// anyway, costs nothing, and takes no place in a limit.
-    fn count_by_client_and_account(
+    /// Counts the request by its client, and then by the account that it names. A client whose budget is
+    /// used up, or that goes away while it waits for others, uses up nothing of an account.
+    async fn count(
         &self,
         route: &Route,
         identity: &Identity,
@@ -209,6 +206,7 @@ impl Gateway {
             let (limit, taken) = budgets.guess(client);
             self.count_built_in(limit, taken, exchange)?;
         }
+        exchange.confirm().await?;
         let Some(account) = account else { return Ok(()) };
         if let Some((limit, taken)) = budgets.by_account(budget, account) {
             self.count_built_in(&limit, taken, exchange)?;
@@ -216,10 +214,11 @@ impl Gateway {
         match own {
             Some(limit) if limit.settings().key == KeyKind::ClientAndAccount => {
                 let taken = limit.take_client_and_account(client, account);
-                count(|| route.count_limited(), limit, taken, exchange)
+                count(|| route.count_limited(), limit, taken, exchange)?;
             }
-            _ => Ok(()),
+            _ => {}
         }
+        exchange.confirm().await
     }
 }
 

@@ -411,6 +411,37 @@ async fn logins_at_once_wait_for_each_other() {
     assert!(guesses.iter().all(|status| matches!(status, 401 | 429)), "{guesses:?}");
 }
 
+/// Guesses that wait for other requests of their address, and whose client goes away, use up nothing of
+/// the account.
+#[tokio::test]
+async fn guesses_that_were_not_tried_lock_nobody_out() {
+    let config = format!("server.trusted_proxies = ['127.0.0.1/32']\n{}", open(""));
+    let gateway = Gateway::start(&config).await;
+    for email in ["ann@example.com", "eve@example.com"] {
+        gateway.register(email).await;
+    }
+    let log_in = |email: &str, password: &str, from: &str| {
+        let body = json!({ "email": email, "password": password });
+        let request = gateway.post("/auth/login", &body).header("X-Forwarded-For", from);
+        async { request.send().await.status }
+    };
+    let mut own = tokio::task::JoinSet::new();
+    for _ in 0..40 {
+        own.spawn(log_in("eve@example.com", PASSWORD, "198.51.100.1"));
+    }
+    assert_eq!(own.join_next().await.unwrap().unwrap(), 200);
+    let mut guesses = tokio::task::JoinSet::new();
+    for _ in 0..5 {
+        guesses.spawn(log_in("ann@example.com", "wrong", "198.51.100.1"));
+    }
+    // They have arrived by then.
+    for _ in 0..2 {
+        own.join_next().await.unwrap().unwrap();
+    }
+    guesses.shutdown().await;
+    assert_eq!(log_in("ann@example.com", PASSWORD, "198.51.100.2").await, 200);
+}
+
 /// Several routes with identity endpoints give no more guesses than one, whatever their limits.
 #[tokio::test]
 async fn routes_with_different_limits_share_the_budget_of_failed_logins() {
