@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
@@ -24,7 +24,8 @@ use super::snapshot::Snapshot;
 use super::streams::End;
 use super::upload::{ClientBody, RequestBody, UploadFailure};
 use super::upstream::UpstreamFailure;
-use crate::identity::endpoints::{Action, Budget, CallerNeeded};
+use crate::identity::cookie::logins_in;
+use crate::identity::endpoints::{Action, Budget, CallerNeeded, Endpoint};
 use crate::identity::request::{LONGEST_BODY, account_named};
 use crate::identity::{Identity, IdentityError, Mount, Policy, Registration, Request};
 use crate::limit::{Cell, Exceeded, KeyKind, Limit};
@@ -88,10 +89,7 @@ impl Gateway {
             Some(_) => None,
             None => account_named(&parts.headers, &body),
         };
-        // An action that the configuration does not offer is refused anyway.
-        let is_offered =
-            endpoint.action != Action::Register || policy.registration == Registration::Open;
-        if let (Some(budget), true) = (endpoint.budget, is_offered) {
+        if let Some(budget) = budget_for(endpoint, &parts.headers, policy) {
             let client = client.ip();
             let who = (token, named.as_deref());
             let counted = self.count(route, identity, budget, client, who, exchange).await;
@@ -116,9 +114,12 @@ impl Gateway {
         };
         let answered = identity.answer(request, Arc::clone(policy)).await;
         if let Err(refused) = &answered
-            && refused.error.tried_nothing()
+            && matches!(
+                refused.error,
+                IdentityError::Overloaded(_) | IdentityError::NoPasswordLogin
+            )
         {
-            // A flood of such requests takes no places, and pages that a person opens can send some.
+            // No password was tried. A flood of such requests takes no places either.
             exchange.give_back(&identity.budgets().all());
         }
         if let Err(refused) = &answered
@@ -211,6 +212,7 @@ impl Gateway {
         if let Some((limit, taken)) = budgets.by_account(budget, account) {
             self.count_built_in(&limit, taken, exchange)?;
         }
+        exchange.confirm().await?;
         match own {
             Some(limit) if limit.settings().key == KeyKind::ClientAndAccount => {
                 let taken = limit.take_client_and_account(client, account);
@@ -220,6 +222,16 @@ impl Gateway {
         }
         exchange.confirm().await
     }
+}
+
+/// What counts a request at this endpoint.
+fn budget_for(endpoint: &Endpoint, headers: &HeaderMap, policy: &Policy) -> Option<Budget> {
+    // An action that the configuration does not offer is refused anyway.
+    if endpoint.action == Action::Register && policy.registration != Registration::Open {
+        return None;
+    }
+    // Any page can send a browser back to a login that it has not begun. Nobody is asked then.
+    endpoint.budget.filter(|budget| *budget != Budget::Callback || logins_in(headers).is_some())
 }
 
 /// Whether the endpoint refuses requests without a caller.

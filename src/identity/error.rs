@@ -128,11 +128,6 @@ pub enum IdentityError {
 }
 
 impl IdentityError {
-    /// Whether no password was tried, and no provider was asked.
-    pub const fn tried_nothing(&self) -> bool {
-        matches!(self, Self::Overloaded(_) | Self::NoPasswordLogin | Self::LoginExpired)
-    }
-
     /// The reason that the client receives.
     pub fn reason(&self) -> Reason {
         match self {
