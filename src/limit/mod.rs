@@ -491,7 +491,7 @@ pub struct Cell {
     due: Option<Exceeded>,
 }
 
-/// Why there is no cell.
+/// Why no cell was taken.
 #[derive(Debug)]
 struct NoCell {
     exceeded: Exceeded,

@@ -121,7 +121,7 @@ impl Sharing {
 
     /// See [`Limit::confirm`].
     pub(super) async fn confirm(&self, limit: &Limit, cell: Cell) -> Result<Cell, NoCell> {
-        // Before the store is asked: those who wait are told of whatever is decided from now on.
+        // Checked before asking the store: a request that is decided meanwhile then wakes the waiter.
         let can_wait = cell.held.as_ref().is_some_and(Held::has_others);
         let budgets = budgets(limit, &cell.shares);
         let exceeded = match self.store.take(&budgets).await {
@@ -514,8 +514,7 @@ mod tests {
         assert_eq!(passed(&one, "192.0.2.1", 9).await, 0, "what was used up is not forgotten");
     }
 
-    /// With the store and without it: whoever finds the budget taken waits for those of this gateway
-    /// that are undecided.
+    /// A request waits for the undecided requests of this gateway, with the store and without it.
     #[tokio::test]
     async fn what_undecided_requests_hold_is_waited_for() {
         let ([one, other], store, _) = gateways(2, Count::Failures);

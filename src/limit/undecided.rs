@@ -5,8 +5,8 @@
 //! cell. Once the budget is used up by failures, all are refused. Guesses in parallel gain nothing,
 //! because each of them still needs a cell.
 //!
-//! A request waits for a few seconds at most, and a key has no more places than a fraction of those
-//! that are free. So whoever fills the places of many keys leaves as many for each further one.
+//! A request waits a few seconds at most. A key may use only a fraction of the free places, so filling
+//! the places of many keys still leaves some for the next key.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -51,7 +51,8 @@ struct Line {
 pub struct Held {
     undecided: Arc<Undecided>,
     key: Key,
-    /// Whether those who wait are told. The first of them does not tell itself.
+    /// Whether dropping this wakes the first waiter. Not while that waiter holds it: it would wake
+    /// itself.
     tells: bool,
 }
 
@@ -93,7 +94,7 @@ impl Undecided {
         Ok((taken, Held { undecided, key, tells: place.is_none() }))
     }
 
-    /// A place among those who wait for a cell of this key. `None`: there is none.
+    /// Joins the line for a cell of this key. Returns `None` if no place is free.
     pub(super) fn line_up(self: &Arc<Self>, key: Key) -> Option<Waiting> {
         let mut shard = self.shard(&key);
         let waiting = shard.get(&key).map_or(0, |pending| pending.waiting);
@@ -281,7 +282,7 @@ mod tests {
         nothing_is_left(&limit);
     }
 
-    /// Whoever fills the places of some keys leaves places for others.
+    /// Filling the places of some keys leaves places for other keys.
     #[tokio::test]
     async fn no_key_takes_the_places_of_others() {
         let limit = limit(1);

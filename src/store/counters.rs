@@ -138,7 +138,7 @@ impl Store {
     /// Forgets budgets that are full again.
     pub async fn prune_counters(&self) -> Result<(), StoreError> {
         let most = PRUNED_AT_ONCE.cast_signed();
-        // Nobody waits for these rows, so there is no pause.
+        // Writers do not wait for these rows, so no pause is needed.
         while self.connections.apart::<(i64,)>(sqlx::query_as(PRUNE).bind(most)).await? == [(most,)]
         {
         }
