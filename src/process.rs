@@ -37,7 +37,7 @@ use self::addresses::ListenedAddresses;
 use self::helper::on_helper_thread;
 use self::retired::Retired;
 use self::sharing::Sharing;
-use self::tasks::Tasks;
+use self::tasks::BackgroundTasks;
 use self::watch::Watch;
 
 mod addresses;
@@ -163,7 +163,7 @@ pub fn run(
     let loading = Revocations::load(store.clone(), retention, at, counts);
     let revocations = runtime.block_on(loading)?;
     let telemetry = Telemetry::new(metrics.clone(), clock.clone(), log, start.log_format);
-    let mut tasks = Tasks::of(runtime.handle());
+    let mut tasks = BackgroundTasks::of(runtime.handle());
     let known = (&clock, &metrics);
     let sharing = Sharing::start(&mut tasks, &start, store.as_ref(), &revocations, known);
     let identity = runtime.block_on(start_identity(
@@ -424,7 +424,7 @@ impl Process {
     async fn serve(
         &self,
         (admin, claims, listening): (std::net::TcpListener, Vec<Claim>, &ListenedAddresses),
-        mut tasks: Tasks,
+        mut tasks: BackgroundTasks,
         presence: Option<Arc<Presence>>,
         started: impl FnOnce(&[SocketAddr]),
     ) -> Result<(), ProcessError> {

@@ -13,7 +13,7 @@ use crate::store::{SharedCounters, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::token::Issuers;
 
-use super::tasks::Tasks;
+use super::tasks::BackgroundTasks;
 
 /// What several gateways share at high rates.
 pub(super) struct Sharing {
@@ -28,7 +28,7 @@ impl Sharing {
     /// Connects to Redis, if the file names one, and does not wait for it. Revocations are announced
     /// through it.
     pub(super) fn start(
-        tasks: &mut Tasks,
+        tasks: &mut BackgroundTasks,
         start: &StartSettings,
         store: Option<&Store>,
         revocations: &Arc<Revocations>,

@@ -4,12 +4,12 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 /// Background tasks. They end when this is dropped.
-pub(super) struct Tasks {
+pub(super) struct BackgroundTasks {
     runtime: Handle,
     running: JoinSet<()>,
 }
 
-impl Tasks {
+impl BackgroundTasks {
     /// None yet. They will run on this runtime.
     pub(super) fn of(runtime: &Handle) -> Self {
         Self { runtime: runtime.clone(), running: JoinSet::new() }
@@ -41,7 +41,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_told_from_a_task_that_returns() {
-        let mut tasks = Tasks::of(&Handle::current());
+        let mut tasks = BackgroundTasks::of(&Handle::current());
         tasks.start(async {});
         tasks.start(std::future::pending());
         for _ in 0..10 {
