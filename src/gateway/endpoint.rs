@@ -175,11 +175,10 @@ impl Gateway {
         count(exceeds, limit, taken, exchange)
     }
 
-    /// Counts a request by its address, its session and the account that it names: by the built-in
-    /// limits, and by the limit of the route. A request that must name an account but does not is refused
-    /// anyway, costs nothing, and takes no place in a limit.
-    /// Counts the request by its client, and then by the account that it names. A client whose budget is
-    /// used up, or that goes away while it waits for others, uses up nothing of an account.
+    /// Counts a request by the built-in limits and by the limit of the route: first by its address and
+    /// its session, then by the account that it names. If the address is refused, or the client leaves
+    /// while it waits, the account is not counted. A request that must name an account but does not is
+    /// refused anyway, costs nothing, and takes no place in a limit.
     async fn count(
         &self,
         route: &Route,
@@ -213,24 +212,21 @@ impl Gateway {
             self.count_built_in(&limit, taken, exchange)?;
         }
         exchange.confirm().await?;
-        match own {
-            Some(limit) if limit.settings().key == KeyKind::ClientAndAccount => {
-                let taken = limit.take_client_and_account(client, account);
-                count(|| route.count_limited(), limit, taken, exchange)?;
-            }
-            _ => {}
+        if let Some(limit) = own.filter(|own| own.settings().key == KeyKind::ClientAndAccount) {
+            let taken = limit.take_client_and_account(client, account);
+            count(|| route.count_limited(), limit, taken, exchange)?;
         }
         exchange.confirm().await
     }
 }
 
-/// What counts a request at this endpoint.
+/// The budget that a request at this endpoint uses.
 fn budget_for(endpoint: &Endpoint, headers: &HeaderMap, policy: &Policy) -> Option<Budget> {
     // An action that the configuration does not offer is refused anyway.
     if endpoint.action == Action::Register && policy.registration != Registration::Open {
         return None;
     }
-    // Any page can send a browser back to a login that it has not begun. Nobody is asked then.
+    // Any page can send a browser to this URL. Without the cookie of a login, no provider is asked.
     endpoint.budget.filter(|budget| *budget != Budget::Callback || logins_in(headers).is_some())
 }
 

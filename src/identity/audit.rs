@@ -41,8 +41,7 @@ pub(super) fn from_provider(event: &'static str, account: &str, login: &str, sid
 
 /// Writes what commands do to accounts, until the future is dropped. Commands leave it in the store.
 pub(super) async fn follow_commands(store: &Store) {
-    let mut looks = tokio::time::interval(LOOK_EVERY);
-    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut looks = super::interval(LOOK_EVERY);
     let mut is_behind = false;
     loop {
         looks.tick().await;

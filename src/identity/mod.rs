@@ -322,6 +322,7 @@ impl Identity {
     }
 }
 
+/// The first tick is immediate. A late one delays those after it.
 fn interval(period: Duration) -> tokio::time::Interval {
     let mut ticks = tokio::time::interval(period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use super::arrival::sealed_form;
 use crate::identity::error::IdentityError;
 use crate::identity::provider::{NotGranted, Provider, Renewed, SaidAgain, SetOfTokens};
-use crate::identity::{Identity, Policy};
+use crate::identity::{Identity, Policy, interval};
 use crate::outbound::TOTAL_TIME;
 use crate::store::{MAX_AHEAD, RecheckDue, SessionAtProvider, for_client};
 
@@ -30,8 +30,7 @@ impl Identity {
         self: Arc<Self>,
         policy: &impl Fn() -> Option<Arc<Policy>>,
     ) {
-        let mut looks = tokio::time::interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut looks = interval(LOOK_EVERY);
         loop {
             looks.tick().await;
             let Some(policy) = policy().filter(|policy| !policy.providers.is_empty()) else {
